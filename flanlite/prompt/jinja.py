@@ -1,0 +1,153 @@
+"""Any base's own chat template, with its labels found exactly.
+
+The template is rendered once with stand-ins for the messages' texts, which shows what it writes around each; the texts
+are then put back, and the result must equal what the template itself makes of the conversation. Nothing is searched
+for: a template that rewrites the texts is refused instead of mislabelled.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.sandbox
+
+from flanlite.conversation import Turn
+from flanlite.errors import FlanliteError
+from flanlite.prompt.segments import Segment, join_same_side, joined, stripped
+from flanlite.prompt.tokenizer import Tokenizer
+
+STAND_IN = "\ue000{}\ue001"
+STAND_INS = re.compile("\ue000(\\d+)\ue001")
+
+
+class Jinja:
+    """The template that a base ships. Turns of one side that follow each other are one message."""
+
+    name = "auto"
+    encodes_specials_in_text = True
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        if not tokenizer.chat_template:
+            raise FlanliteError(
+                "The base has no chat template of its own.",
+                "Use a chat or instruct model, or choose template=llama2 or template=agent-flan.",
+            )
+        self.chat_template = tokenizer.chat_template
+        self.marks = tokenizer.special_tokens
+        self._template = _environment().from_string(self.chat_template)
+        self._names = {key: tokenizer.config.get(key) or "" for key in ("bos_token", "eos_token")}
+        self._special = re.compile("|".join(re.escape(token) for token in self.marks) or r"(?!)")
+        self._shape = lru_cache(maxsize=1024)(self._shape_of)
+        self._takes_system = self._find_out_about_system()
+        closing = self._special.search(self._shape(("user", "assistant"), False)[-1])
+        if closing is None:
+            raise FlanliteError(
+                "The base's chat template ends an assistant turn with no control token, so generation could not stop.",
+                "Choose template=llama2, or a base whose template ends its turns.",
+            )
+        stops = (tokenizer.id_of(closing[0]), tokenizer.find_id(tokenizer.eos_token))
+        self.stop_ids = tuple(dict.fromkeys(stop for stop in stops if stop is not None))
+
+    def render(self, turns: Sequence[Turn], *, is_open: bool = False) -> list[Segment]:
+        """Segments of the turns; with `is_open` the header of the assistant's turn follows.
+
+        Raises ValueError where the template refuses the conversation or rewrites its texts.
+        """
+        messages = self._messages(turns)
+        roles = tuple(role for role, _ in messages)
+        text = self._render([(role, _text(segments)) for role, segments in messages], is_open)
+        around = self._shape(roles, is_open)
+        for contents in ([segments for _, segments in messages], [stripped(segments) for _, segments in messages]):
+            rendered = self._fill(around, roles, contents)
+            if _text(rendered) == text:
+                return rendered
+        raise ValueError("the base's chat template rewrites the text of a turn")
+
+    def _messages(self, turns: Sequence[Turn]) -> list[tuple[str, list[Segment]]]:
+        system = turns[0].text if turns and turns[0].role == "system" else None
+        runs = join_same_side(turns[1:] if system is not None else turns)
+        messages = [("assistant" if run[0].role == "assistant" else "user", joined(run)) for run in runs]
+        if system is None:
+            return messages
+        if self._takes_system:
+            return [("system", [Segment(system, "system")]), *messages]
+        if not messages or messages[0][0] == "assistant":
+            messages.insert(0, ("user", []))
+        return [("user", [Segment(system, "system"), Segment("\n\n"), *messages[0][1]]), *messages[1:]]
+
+    def _fill(self, around: Sequence[str], roles: Sequence[str], contents: Sequence[list[Segment]]) -> list[Segment]:
+        segments = [Segment(around[0])]
+        for role, content, behind in zip(roles, contents, around[1:], strict=True):
+            segments += content
+            closing = self._special.search(behind) if role == "assistant" else None
+            cut = closing.end() if closing else 0
+            is_trained = bool(content) and content[-1].trained
+            segments += [Segment(behind[:cut], "assistant", is_trained), Segment(behind[cut:])]
+        return [segment for segment in segments if segment.text]
+
+    def _shape_of(self, roles: tuple[str, ...], is_open: bool) -> list[str]:
+        """What the template writes before the first message's text, between the texts, and behind the last."""
+        text = self._render([(role, STAND_IN.format(index)) for index, role in enumerate(roles)], is_open)
+        parts = STAND_INS.split(text)
+        if parts[1::2] != [str(index) for index in range(len(roles))]:
+            raise ValueError("the base's chat template leaves out or reorders turns")
+        return parts[::2]
+
+    def _render(self, messages: Sequence[tuple[str, str]], is_open: bool) -> str:
+        try:
+            return self._template.render(
+                messages=[{"role": role, "content": content} for role, content in messages],
+                add_generation_prompt=is_open,
+                enable_thinking=False,
+                **self._names,
+            )
+        except jinja2.TemplateError as error:
+            raise ValueError(f"the base's chat template refuses the conversation: {error}") from error
+
+    def _find_out_about_system(self) -> bool:
+        try:
+            return len(self._shape_of(("system", "user", "assistant"), False)) == 4
+        except ValueError:
+            return False
+
+
+def _text(segments: Sequence[Segment]) -> str:
+    return "".join(segment.text for segment in segments)
+
+
+class _Generation(jinja2.ext.Extension):
+    """Reads transformers' `{% generation %}` blocks as their content: labels come from the shape, not from them."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Any) -> Any:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment() -> jinja2.Environment:
+    """The sandbox in which transformers renders chat templates, with the same functions."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
+    return environment
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
