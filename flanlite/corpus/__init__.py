@@ -1,0 +1,1 @@
+"""Outside formats in: files to rows, rows to conversations, conversations to a mixture."""

@@ -1,0 +1,98 @@
+"""Rows of data files, streamed: JSON lines or one JSON array, plain or gzipped."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from flanlite.errors import FlanliteError
+
+SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+BLOCK_BYTES = 1 << 20
+BLOCK_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive rows of one file. A row is a line's bytes, or a value already read from a JSON array.
+
+    `first_row` counts from 1; in JSON lines it is the line's number. `position` is how far the file has been read, in
+    bytes on the disk.
+    """
+
+    file: Path
+    first_row: int
+    rows: list[Any]
+    position: int
+
+
+def data_files(path: Path) -> list[Path]:
+    """The data files at a path: itself, or those in a folder and below it, in order of their names."""
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        raise FlanliteError(f"There is no file or folder {path}.", "Check the spelling, or name a data set on the hub.")
+    found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
+    if not found:
+        raise FlanliteError(f"{path} holds no data.", f"Looked for files that end in {', '.join(SUFFIXES)}.")
+    return found
+
+
+def read_blocks(file: Path) -> Iterator[Block]:
+    """The file's rows, block by block. Raises FlanliteError where the file cannot be read on."""
+    try:
+        with file.open("rb") as raw:
+            stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw  # type: ignore[assignment]
+            start = stream.peek(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]  # type: ignore[attr-defined]
+            blocks = _array_blocks(file, stream) if start == b"[" else _line_blocks(file, stream)
+            for first_row, rows in blocks:
+                yield Block(file, first_row, rows, raw.tell())
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise FlanliteError(f"{file} is a broken gzip file: {error}.", "Fetch or pack it again.") from error
+    except OSError as error:
+        raise FlanliteError(f"{file} cannot be read: {error.strerror or error}.") from error
+
+
+def parse_row(row: Any) -> Any:
+    """A row's value. Raises ValueError with a sentence where a line is no JSON."""
+    if not isinstance(row, bytes):
+        return row
+    try:
+        return json.loads(row)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"broken JSON: {error.msg} at column {error.colno}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the line is no UTF-8: {error.reason} at byte {error.start}") from None
+    except RecursionError:
+        raise ValueError("broken JSON: nested too deeply") from None
+
+
+def _line_blocks(file: Path, stream: IO[bytes]) -> Iterator[tuple[int, list[Any]]]:
+    line = 1
+    while lines := stream.readlines(BLOCK_BYTES):
+        if line == 1:
+            lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
+        yield line, lines
+        line += len(lines)
+
+
+def _array_blocks(file: Path, stream: IO[bytes]) -> Iterator[tuple[int, list[Any]]]:
+    import ijson
+
+    row, rows = 1, []
+    try:
+        for value in ijson.items(stream, "item", use_float=True):
+            rows.append(value)
+            if len(rows) == BLOCK_ROWS:
+                yield row, rows
+                row, rows = row + len(rows), []
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise FlanliteError(
+            f"{file} is broken JSON behind row {row + len(rows) - 1}: {reason}.", "Repair the file or fetch it again."
+        ) from error
+    yield row, rows

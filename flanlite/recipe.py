@@ -1,0 +1,208 @@
+"""Every setting of a tune, declared once with its meaning; a YAML file and `key=value` pairs set them.
+
+The resolved recipe is written into the run folder, and merge, chat and evaluation read it from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import operator
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from flanlite.errors import FlanliteError
+
+
+def _setting(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings, in the order in which a newcomer meets them."""
+
+    base: str = _setting("llama2-7b-chat", "a name from `flanlite bases`, a hub name, or a folder")
+    data: tuple[str, ...] = _setting(
+        ("internlm/Agent-FLAN",), "files, folders or hub names to train on; `sample` is the embedded corpus"
+    )
+    subset: tuple[str, ...] = _setting((), "subsets of a hub data set to take; none named: all")
+    form: Literal["auto", "agent-flan", "messages", "sharegpt"] = _setting(
+        "auto", "how the rows are written; auto looks at each file"
+    )
+    general: str = _setting("sharegpt", "general chat mixed in: `sharegpt`, a file, folder or hub name, or `none`")
+    general_share: float = _setting(0.5, "share of general chat in the trained tokens; the paper mixes 1 : 1")
+    budget: str = _setting("3h", "predicted hours to size the sample for, such as 3h or 40m; `full` takes every row")
+    template: Literal["base", "llama2", "agent-flan", "auto"] = _setting(
+        "base", "how turns become tokens; base: what the table of bases says, auto: the model's own chat template"
+    )
+    tool_style: Literal["react", "json"] = _setting("react", "how structured tools and calls are written out as text")
+
+    max_tokens: int = _setting(2048, "longest conversation, and length of a packed row, in tokens")
+    overlong: Literal["turns", "drop", "error"] = _setting(
+        "turns", "longer ones: cut at a turn's end, drop the row, or stop with an error"
+    )
+    validation_share: float = _setting(0.02, "share of the conversations held out for the validation loss")
+    epochs: float = _setting(1.0, "passes over the data; the paper makes one")
+    batch_rows: int = _setting(8, "packed rows of max_tokens in one optimizer step")
+    micro_rows: int = _setting(1, "packed rows on the card at once; the rest of a step is accumulated")
+
+    lora_r: int = _setting(16, "rank of the LoRA matrices on every linear layer")
+    lora_alpha: int = _setting(32, "scale of the LoRA matrices, divided by the rank")
+    lora_dropout: float = _setting(0.0, "dropout in front of the LoRA matrices; 0 keeps the fused kernels")
+    learning_rate: float = _setting(2e-4, "peak learning rate")
+    schedule: Literal["cosine", "linear", "constant"] = _setting("cosine", "how the rate falls after the warm-up")
+    warmup_share: float = _setting(0.03, "share of the steps in which the rate rises")
+    weight_decay: float = _setting(0.0, "decay of the LoRA matrices")
+    max_grad_norm: float = _setting(1.0, "gradients longer than this are shortened to it")
+    optimizer: str = _setting("auto", "auto: adamw_8bit on a card, adamw_torch on a CPU; or any name trl knows")
+    gradient_checkpointing: bool = _setting(True, "recompute activations in the backward pass: slower, far smaller")
+
+    backend: Literal["auto", "unsloth", "peft"] = _setting("auto", "auto: unsloth on a card that has it, else peft")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = _setting(
+        "auto", "of the compute; auto: bfloat16 from compute capability 8.0 on, else float16, float32 on a CPU"
+    )
+    seed: int = _setting(1, "of the sample, the LoRA matrices and the order of the rows")
+    save_minutes: float = _setting(10.0, "minutes between checkpoints")
+    report_to: str = _setting("none", "a tracker that trl knows, such as tensorboard or wandb")
+
+    def with_settings(self, settings: Mapping[str, Any], origin: str) -> Recipe:
+        """The recipe with other values. Raises FlanliteError for an unknown key or a value that does not fit."""
+        hints = typing.get_type_hints(Recipe)
+        unknown = next((key for key in settings if key not in hints), None)
+        if unknown is not None:
+            near = difflib.get_close_matches(unknown, hints, n=1, cutoff=0.5)
+            hint = f"Did you mean {near[0]}?" if near else "`flanlite tune --dry-run` lists every key."
+            raise FlanliteError(f"{origin} sets {unknown!r}, which is no setting.", hint)
+        values = {key: _coerced(key, value, hints[key], origin) for key, value in settings.items()}
+        return _checked(dataclasses.replace(self, **values), origin)
+
+    def as_yaml(self) -> str:
+        """Every setting with its meaning as a comment; reads back to an equal recipe."""
+        lines = []
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            written = yaml.safe_dump(
+                list(value) if isinstance(value, tuple) else value, default_flow_style=True, width=10_000
+            )
+            lines += [
+                f"# {setting.metadata['meaning']}",
+                f"{setting.name}: {written.removesuffix('...' + chr(10)).strip()}",
+            ]
+        return "\n".join(lines) + "\n"
+
+
+def load_recipe(source: str | None, overrides: Iterable[str] = (), settings: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe from a YAML file or a shipped recipe's name, then `key=value` pairs, then the command's own options."""
+    recipe = Recipe()
+    if source is not None:
+        recipe = recipe.with_settings(_read(_find(source)), source)
+    for pair in overrides:
+        key, mark, value = pair.partition("=")
+        if not mark:
+            raise FlanliteError(f"{pair!r} is no setting.", "Write settings as key=value, for example epochs=2.")
+        recipe = recipe.with_settings({key.strip(): value.strip()}, "The command line")
+    return recipe.with_settings(settings or {}, "The command line")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    folder = Path(str(files("flanlite.recipes")))
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def _find(source: str) -> Path:
+    if Path(source).is_file():
+        return Path(source)
+    shipped = shipped_recipes()
+    if source in shipped:
+        return shipped[source]
+    near = difflib.get_close_matches(source, shipped, n=1)
+    raise FlanliteError(
+        f"There is no recipe {source!r}.",
+        f"Did you mean {near[0]}?" if near else f"Name a YAML file or one of: {', '.join(shipped)}.",
+    )
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FlanliteError(f"{file} is no YAML: {' '.join(str(error).split())}.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise FlanliteError(f"{file} holds no settings.", "A recipe is a list of `key: value` lines.")
+    return content
+
+
+def _coerced(key: str, value: Any, hint: Any, origin: str) -> Any:
+    """The value in the setting's type: YAML reads 1e-5 as text, and the command line gives nothing but text."""
+    choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else None
+    try:
+        if choices:
+            if value not in choices:
+                raise ValueError(f"one of {', '.join(choices)}")
+            return value
+        if typing.get_origin(hint) is tuple:
+            return tuple(map(str, value if isinstance(value, (list, tuple)) else _split(value)))
+        if hint is bool:
+            return value if isinstance(value, bool) else _BOOLEANS[str(value).lower()]
+        if hint is str:
+            return "none" if value is None else str(value)
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(value)
+        if hint is int and number != int(number):
+            raise ValueError
+        return int(number) if hint is int else number
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        wanted = str(error) if choices else _KINDS.get(hint, "a list")
+        raise FlanliteError(f"{origin} sets {key} to {value!r}, which should be {wanted}.") from None
+
+
+def _split(value: Any) -> list[str]:
+    return [part.strip() for part in str(value).strip("[]").split(",") if part.strip()]
+
+
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+_AT_LEAST = {
+    "max_tokens": 16,
+    "batch_rows": 1,
+    "micro_rows": 1,
+    "lora_r": 1,
+    "lora_alpha": 1,
+    "general_share": 0,
+    "validation_share": 0,
+    "warmup_share": 0,
+    "lora_dropout": 0,
+    "weight_decay": 0,
+}
+_ABOVE = {"epochs": 0, "learning_rate": 0, "max_grad_norm": 0, "save_minutes": 0}
+_BELOW = {"general_share": 1, "validation_share": 1, "lora_dropout": 1, "warmup_share": 1}
+
+
+def _checked(recipe: Recipe, origin: str) -> Recipe:
+    """The recipe, if its numbers lie where they can. Raises FlanliteError otherwise."""
+    for limits, is_right, words in (
+        (_AT_LEAST, operator.ge, "at least"),
+        (_ABOVE, operator.gt, "above"),
+        (_BELOW, operator.lt, "below"),
+    ):
+        for key, limit in limits.items():
+            if not is_right(getattr(recipe, key), limit):
+                raise FlanliteError(f"{origin} sets {key} to {getattr(recipe, key)}, which should be {words} {limit}.")
+    if recipe.batch_rows % recipe.micro_rows:
+        raise FlanliteError(
+            f"{origin} asks for {recipe.batch_rows} rows a step in micro-steps of {recipe.micro_rows}.",
+            "batch_rows must be a multiple of micro_rows.",
+        )
+    return recipe
