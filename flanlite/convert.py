@@ -10,24 +10,28 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
-from flanlite.conversation import Turn
-from flanlite.corpus.forms import FORMS, detect_form, read_row
+from flanlite import hub
+from flanlite.bases import resolve
+from flanlite.corpus.forms import FORMS, detect_form
 from flanlite.corpus.rows import Block, parse_row, read_blocks
+from flanlite.corpus.sources import Source, find_sources
 from flanlite.errors import FlanliteError
-from flanlite.prompt.segments import break_marks
-from flanlite.prompt.template import Template, Tokens, choose_template, tokenize
+from flanlite.examples import OverlongError, Settings, Tally, convert_row
+from flanlite.prompt.template import Template, choose_template
 from flanlite.prompt.tokenizer import Tokenizer
-from flanlite.prompt.toolcalls import ToolStyle, as_text, tool_prompt
+from flanlite.prompt.toolcalls import tool_prompt
+from flanlite.recipe import Recipe
+from flanlite.terminal import OnProgress, byte_progress, say
 from flanlite.training_set import DATA, REJECTS, REPORT, SCHEMA, TrainingSet, record_batch
 
 VERSION = 1
@@ -37,127 +41,27 @@ IN_PROCESS_BYTES = 4_000_000
 """Smaller inputs are done before a worker process has started."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One file to convert, and the name it has in the report."""
+def convert_for(recipe: Recipe, names: Sequence[str], out: Path | None = None) -> TrainingSet:
+    """The training set that a recipe makes of the data so named, in `out` or, without one, in the cache.
 
-    name: str
-    file: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What decides the ids besides data and tokenizer. `form` is a name from FORMS or auto."""
-
-    template: str
-    tool_style: ToolStyle = "react"
-    form: str = "auto"
-    max_tokens: int = 2048
-    overlong: Literal["turns", "drop", "error"] = "turns"
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A row that is kept: its tokens, and what was left out of it."""
-
-    tokens: Tokens
-    cut_turns: int = 0
-    cut_trained_tokens: int = 0
-    trailing_turns: int = 0
-    broken_marks: int = 0
+    A set in the cache is taken as it is if data, tokenizer, template and settings are the same.
+    """
+    base = resolve(recipe.base)
+    tokenizer = Tokenizer.load(hub.model_dir(base, weights=False, say=say))
+    sources = find_sources(names, recipe.subset, say=say)
+    template = (base.template or "auto") if recipe.template == "base" else recipe.template
+    settings = Settings(template, recipe.tool_style, recipe.form, recipe.max_tokens, recipe.overlong)
+    if out is None:
+        out = cache_dir() / "sets" / cache_key(sources, tokenizer, choose_template(template, tokenizer), settings)
+        if (out / REPORT).is_file():
+            return TrainingSet(out)
+    with byte_progress("converting") as on_progress:
+        return convert(sources, tokenizer, settings, out, on_progress=on_progress)
 
 
-@dataclass(slots=True)
-class Tally:
-    """One source's account."""
-
-    rows: int = 0
-    kept: int = 0
-    cut: int = 0
-    rejected: int = 0
-    tokens: int = 0
-    trained_tokens: int = 0
-    cut_turns: int = 0
-    cut_trained_tokens: int = 0
-    trailing_turns: int = 0
-    broken_marks: int = 0
-    lengths: Counter[int] = field(default_factory=Counter)
-
-    def keep(self, example: Example) -> None:
-        """Count one kept row."""
-        self.kept += 1
-        self.cut += example.cut_turns > 0
-        self.tokens += len(example.tokens.ids)
-        self.trained_tokens += example.tokens.trained_tokens
-        self.cut_turns += example.cut_turns
-        self.cut_trained_tokens += example.cut_trained_tokens
-        self.trailing_turns += example.trailing_turns
-        self.broken_marks += example.broken_marks
-        self.lengths[len(example.tokens.ids)] += 1
-
-    def add(self, other: Tally) -> None:
-        """Count what another tally counted."""
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    def as_report(self) -> dict[str, int]:
-        """The counts, and the lengths' median, 95th percentile and maximum in tokens."""
-        report = {name: getattr(self, name) for name in self.__slots__ if name != "lengths"}
-        return report | {"median": self._length_at(0.5), "p95": self._length_at(0.95), "longest": self._length_at(1)}
-
-    def _length_at(self, share: float) -> int:
-        rank, seen = share * self.kept, 0
-        for length in sorted(self.lengths):
-            seen += self.lengths[length]
-            if seen >= rank:
-                return length
-        return 0
-
-
-class OverlongError(ValueError):
-    """A row over max_tokens where the settings make that an error."""
-
-
-def convert_row(row: Any, form: str, template: Template, tokenizer: Tokenizer, settings: Settings) -> Example:
-    """One parsed row to tokens. Raises ValueError with a sentence where the row has to be rejected."""
-    turns, broken_marks = break_marks(as_text(read_row(row, form), settings.tool_style), template.marks)
-    last_trained = max(index for index, turn in enumerate(turns) if turn.trained)
-    trailing_turns = len(turns) - last_trained - 1
-    turns = turns[: last_trained + 1]
-    try:
-        tokens = tokenize(template, tokenizer, turns)
-        if len(tokens.ids) <= settings.max_tokens:
-            return Example(tokens, trailing_turns=trailing_turns, broken_marks=broken_marks)
-        if settings.overlong != "turns":
-            error = OverlongError if settings.overlong == "error" else ValueError
-            raise error(f"{len(tokens.ids):,} tokens, over max_tokens of {settings.max_tokens:,}")
-        kept_turns, kept = _longest_fit(turns, template, tokenizer, settings.max_tokens)
-    except UnicodeEncodeError:
-        raise ValueError("a text holds half of a surrogate pair") from None
-    return Example(
-        kept,
-        cut_turns=len(turns) - kept_turns,
-        cut_trained_tokens=tokens.trained_tokens - kept.trained_tokens,
-        trailing_turns=trailing_turns,
-        broken_marks=broken_marks,
-    )
-
-
-def _longest_fit(turns: Sequence[Turn], template: Template, tokenizer: Tokenizer, limit: int) -> tuple[int, Tokens]:
-    """The most leading turns that end with a trained one and fit, and their tokens."""
-    ends = [index + 1 for index, turn in enumerate(turns) if turn.trained]
-    fitting: tuple[int, Tokens] | None = None
-    low, high = 0, len(ends)
-    while low < high:
-        middle = (low + high) // 2
-        tokens = tokenize(template, tokenizer, turns[: ends[middle]])
-        if len(tokens.ids) <= limit:
-            fitting, low = (ends[middle], tokens), middle + 1
-        else:
-            high = middle
-    if fitting is None:
-        raise ValueError(f"the first trained turn ends behind max_tokens of {limit:,}")
-    return fitting
+def cache_dir() -> Path:
+    """Where training sets are kept between runs; the environment's FLANLITE_CACHE names another place."""
+    return Path(os.environ.get("FLANLITE_CACHE") or "~/.cache/flanlite").expanduser()
 
 
 def cache_key(sources: Sequence[Source], tokenizer: Tokenizer, template: Template, settings: Settings) -> str:
@@ -177,7 +81,7 @@ def convert(
     settings: Settings,
     out: Path,
     *,
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_progress: OnProgress = lambda done, total: None,
     processes: int | None = None,
 ) -> TrainingSet:
     """Write the training set `out`, beside first and renamed at the end.
@@ -185,6 +89,7 @@ def convert(
     `on_progress` is told how many of the sources' bytes are done. Raises FlanliteError where nothing can be trained on.
     """
     template = choose_template(settings.template, tokenizer)
+    out = out.resolve()
     beside = out.with_name(out.name + ".partial")
     _make_room(out, beside)
     try:
@@ -250,13 +155,13 @@ def _write(
     tokenizer: Tokenizer,
     settings: Settings,
     folder: Path,
-    on_progress: Callable[[int], None],
+    on_progress: OnProgress,
     processes: int | None,
 ) -> list[Tally]:
     tallies = [Tally() for _ in sources]
     sizes = [source.file.stat().st_size for source in sources]
     if processes is None:
-        processes = 1 if sum(sizes) < IN_PROCESS_BYTES else len(os.sched_getaffinity(0))
+        processes = 1 if sum(sizes) < IN_PROCESS_BYTES else cpu_count()
     with (
         pa.OSFile(str(folder / DATA), "wb") as sink,
         pa.ipc.new_stream(sink, SCHEMA) as writer,
@@ -269,8 +174,13 @@ def _write(
             if done.batch.num_rows:
                 writer.write_batch(done.batch)
             rejects.writelines(json.dumps(reject, ensure_ascii=True) + "\n" for reject in done.rejects)
-            on_progress(sum(sizes[: done.source]) + done.position)
+            on_progress(sum(sizes[: done.source]) + done.position, sum(sizes))
     return tallies
+
+
+def cpu_count() -> int:
+    """The cores this process may use, where the system says; else all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _convert_blocks(
@@ -335,10 +245,11 @@ def _convert_block(source: int, block: Block, form: str) -> _Done:
             continue
         tally.rows += 1
         try:
+            row = parse_row(raw)
             if form == "auto":
                 keys = ", ".join(key for key, _ in FORMS.values())
                 raise ValueError(f"the row is of no known form: none of its keys is {keys}")
-            example = convert_row(parse_row(raw), form, template, tokenizer, settings)
+            example = convert_row(row, form, template, tokenizer, settings)
         except OverlongError as error:
             fatal = f"{block.file} row {number} has {error}."
             break

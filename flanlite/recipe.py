@@ -11,11 +11,8 @@ import operator
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
-
-import yaml
 
 from flanlite.errors import FlanliteError
 
@@ -85,6 +82,8 @@ class Recipe:
 
     def as_yaml(self) -> str:
         """Every setting with its meaning as a comment; reads back to an equal recipe."""
+        import yaml
+
         lines = []
         for setting in dataclasses.fields(self):
             value = getattr(self, setting.name)
@@ -98,11 +97,25 @@ class Recipe:
         return "\n".join(lines) + "\n"
 
 
-def load_recipe(source: str | None, overrides: Iterable[str] = (), settings: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe from a YAML file or a shipped recipe's name, then `key=value` pairs, then the command's own options."""
-    recipe = Recipe()
+def meaning(key: str) -> str:
+    """What a setting means, for help texts."""
+    meanings = {setting.name: setting.metadata["meaning"] for setting in dataclasses.fields(Recipe)}
+    return str(meanings[key])
+
+
+def load_recipe(
+    source: str | None,
+    overrides: Iterable[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    start: Recipe | None = None,
+) -> Recipe:
+    """A recipe from a YAML file or a shipped recipe's name, then `key=value` pairs, then the command's own options.
+
+    What they leave open is as in `start`, or has its default.
+    """
+    recipe = start or Recipe()
     if source is not None:
-        recipe = recipe.with_settings(_read(_find(source)), source)
+        recipe = recipe.with_settings(_read(find_recipe(source)), source)
     for pair in overrides:
         key, mark, value = pair.partition("=")
         if not mark:
@@ -113,11 +126,13 @@ def load_recipe(source: str | None, overrides: Iterable[str] = (), settings: Map
 
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
-    folder = Path(str(files("flanlite.recipes")))
+    in_wheel, in_repository = Path(__file__).with_name("recipes"), Path(__file__).parents[1] / "recipes"
+    folder = in_wheel if in_wheel.is_dir() else in_repository
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
-def _find(source: str) -> Path:
+def find_recipe(source: str) -> Path:
+    """A recipe's file, or the shipped recipe of that name. Raises FlanliteError naming the nearest."""
     if Path(source).is_file():
         return Path(source)
     shipped = shipped_recipes()
@@ -131,6 +146,8 @@ def _find(source: str) -> Path:
 
 
 def _read(file: Path) -> Mapping[str, Any]:
+    import yaml
+
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -91,7 +91,7 @@ class TrainingSet:
     @cached_property
     def source_of(self) -> np.ndarray:
         """Each row's source number: int16 of shape (rows,)."""
-        return self.table["source"].to_numpy()
+        return np.asarray(self.table["source"].to_numpy())
 
     @cached_property
     def tokens_of(self) -> np.ndarray:

@@ -167,4 +167,4 @@ def _json(text: Any, name: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError):
-        raise ValueError(f"{name} is no JSON") from None
+        raise ValueError(f"broken JSON in {name}") from None

@@ -12,6 +12,7 @@ from typing import IO, Any
 from flanlite.errors import FlanliteError
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+BOM = b"\xef\xbb\xbf"
 BLOCK_BYTES = 1 << 20
 BLOCK_ROWS = 256
 
@@ -47,7 +48,9 @@ def read_blocks(file: Path) -> Iterator[Block]:
     try:
         with file.open("rb") as raw:
             stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw  # type: ignore[assignment]
-            start = stream.peek(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]  # type: ignore[attr-defined]
+            if stream.peek(len(BOM))[: len(BOM)] == BOM:  # type: ignore[attr-defined]
+                stream.read(len(BOM))
+            start = stream.peek(64).lstrip()[:1]  # type: ignore[attr-defined]
             blocks = _array_blocks(file, stream) if start == b"[" else _line_blocks(file, stream)
             for first_row, rows in blocks:
                 yield Block(file, first_row, rows, raw.tell())
@@ -74,8 +77,6 @@ def parse_row(row: Any) -> Any:
 def _line_blocks(file: Path, stream: IO[bytes]) -> Iterator[tuple[int, list[Any]]]:
     line = 1
     while lines := stream.readlines(BLOCK_BYTES):
-        if line == 1:
-            lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
         yield line, lines
         line += len(lines)
 

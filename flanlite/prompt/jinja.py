@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -61,35 +62,50 @@ class Jinja:
         Raises ValueError where the template refuses the conversation or rewrites its texts.
         """
         messages = self._messages(turns)
-        roles = tuple(role for role, _ in messages)
-        text = self._render([(role, _text(segments)) for role, segments in messages], is_open)
-        around = self._shape(roles, is_open)
-        for contents in ([segments for _, segments in messages], [stripped(segments) for _, segments in messages]):
-            rendered = self._fill(around, roles, contents)
-            if _text(rendered) == text:
+        # Many templates trim texts: what they make of trimmed ones is then the same, and can be labelled.
+        for candidate in (messages, [message.trimmed() for message in messages]):
+            rendered = self._fill(candidate, is_open)
+            if _text(rendered) == self._render([(message.role, message.text) for message in candidate], is_open):
                 return rendered
         raise ValueError("the base's chat template rewrites the text of a turn")
 
-    def _messages(self, turns: Sequence[Turn]) -> list[tuple[str, list[Segment]]]:
+    def _messages(self, turns: Sequence[Turn]) -> list[_Message]:
         system = turns[0].text if turns and turns[0].role == "system" else None
         runs = join_same_side(turns[1:] if system is not None else turns)
-        messages = [("assistant" if run[0].role == "assistant" else "user", joined(run)) for run in runs]
+        messages = [
+            _Message("assistant" if run[0].role == "assistant" else "user", joined(run), run[-1].trained)
+            for run in runs
+        ]
         if system is None:
             return messages
         if self._takes_system:
-            return [("system", [Segment(system, "system")]), *messages]
-        if not messages or messages[0][0] == "assistant":
-            messages.insert(0, ("user", []))
-        return [("user", [Segment(system, "system"), Segment("\n\n"), *messages[0][1]]), *messages[1:]]
+            return [_Message("system", [Segment(system, "system")]), *messages]
+        if not messages or messages[0].role == "assistant":
+            messages.insert(0, _Message("user", []))
+        folded = [Segment(system, "system"), Segment("\n\n"), *messages[0].segments]
+        return [_Message("user", folded), *messages[1:]]
 
-    def _fill(self, around: Sequence[str], roles: Sequence[str], contents: Sequence[list[Segment]]) -> list[Segment]:
+    def _fill(self, messages: Sequence[_Message], is_open: bool) -> list[Segment]:
+        """The messages' texts in the template's shape.
+
+        What the template writes behind its own generation prompt and before the text, such as Mistral's blank, is the
+        assistant's to write; so is the control token that ends its turn.
+        """
+        roles = tuple(message.role for message in messages)
+        around = self._shape(roles, is_open)
         segments = [Segment(around[0])]
-        for role, content, behind in zip(roles, contents, around[1:], strict=True):
-            segments += content
-            closing = self._special.search(behind) if role == "assistant" else None
-            cut = closing.end() if closing else 0
-            is_trained = bool(content) and content[-1].trained
-            segments += [Segment(behind[:cut], "assistant", is_trained), Segment(behind[cut:])]
+        for index, (message, behind) in enumerate(zip(messages, around[1:], strict=True)):
+            if message.role != "assistant":
+                segments += [*message.segments, Segment(behind)]
+                continue
+            header = segments.pop().text
+            prompt = self._shape(roles[:index], True)[-1]
+            cut = len(prompt) if header.startswith(prompt) else len(header)
+            closing = self._special.search(behind)
+            end = closing.end() if closing else 0
+            own = [Segment(header[cut:], "assistant", bool(message.segments) and message.segments[0].trained)]
+            ending = Segment(behind[:end], "assistant", message.is_trained)
+            segments += [Segment(header[:cut]), *own, *message.segments, ending, Segment(behind[end:])]
         return [segment for segment in segments if segment.text]
 
     def _shape_of(self, roles: tuple[str, ...], is_open: bool) -> list[str]:
@@ -116,6 +132,22 @@ class Jinja:
             return len(self._shape_of(("system", "user", "assistant"), False)) == 4
         except ValueError:
             return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """What the template calls a message: a role's joined turns, and whether the last of them is trained."""
+
+    role: str
+    segments: list[Segment]
+    is_trained: bool = False
+
+    @property
+    def text(self) -> str:
+        return _text(self.segments)
+
+    def trimmed(self) -> _Message:
+        return replace(self, segments=stripped(self.segments))
 
 
 def _text(segments: Sequence[Segment]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -44,6 +45,17 @@ class Template(Protocol):
 
 
 TEMPLATES: dict[str, Callable[[Tokenizer], Template]] = {"llama2": Llama2, "agent-flan": AgentFlan, "auto": Jinja}
+
+
+def open_template(name: str, tokenizer: Tokenizer) -> Template:
+    """The template that a run's record names, for the tokenizer in its adapter."""
+    return TEMPLATES[name](tokenizer)
+
+
+def fingerprint(template: Template) -> str:
+    """A hash of what a template writes and where generation stops."""
+    stops = ",".join(map(str, template.stop_ids))
+    return hashlib.sha256(f"{template.chat_template}{stops}".encode()).hexdigest()[:16]
 
 
 def choose_template(name: str, tokenizer: Tokenizer) -> Template:

@@ -46,6 +46,8 @@ class Tokenizer:
         self.eos_token = config.get("eos_token") or ""
         self.chat_template: str | None = config.get("chat_template")
         self._by_word = by_word
+        # Such a tokenizer cannot encode the middle of a text alone; its blanks are token borders anyway.
+        self._prefixes_blank = backend.encode("x", add_special_tokens=False).tokens[0].startswith(BLANK)
         self._words: dict[str, list[int]] = {}
         self._word: re.Pattern[str] | None = None
         if by_word:
@@ -67,7 +69,9 @@ class Tokenizer:
             state = _read_json(folder / "tokenizer.json")
             model = folder / "tokenizer.model"
             reference = _sentencepiece_state(model) if model.is_file() else None
-            if reference and (state is None or _added_tokens(state) <= reference["model"]["vocab"].keys()):
+            # A pad token added behind the vocabulary, as in some copies of Llama-2, has no row in the embedding.
+            added = _added_tokens(state) - {"<pad>", "[PAD]", config.get("pad_token")} if state else set()
+            if reference and added <= reference["model"]["vocab"].keys():
                 return cls(tokenizers.Tokenizer.from_str(json.dumps(reference)), config, by_word=True)
             if state is None:
                 raise FlanliteError(
@@ -134,14 +138,20 @@ class Tokenizer:
         return ids, ends
 
     def encode_with_specials(self, segments: Sequence[Segment]) -> tuple[list[int], list[int]]:
-        """As `encode_segments`, but of one text in which the control tokens' names are control tokens.
+        """As `encode_segments`, but the control tokens' names in the text are control tokens.
 
-        This is what `apply_chat_template` of transformers does with a rendered template.
+        This is what `apply_chat_template` of transformers does with a rendered template, except that the text is cut
+        where an assistant's turn begins: there the prompt ends in a chat, so no token may reach across.
         """
         ids: list[int] = []
         ends: list[int] = []
         self.backend.encode_special_tokens = False
-        self._encode_with_offsets(segments, ids, ends)
+        start = 0
+        for index, (before, segment) in enumerate(pairwise(segments), 1):
+            if segment.role == "assistant" and before.role != "assistant" and not self._prefixes_blank:
+                self._encode_with_offsets(segments[start:index], ids, ends)
+                start = index
+        self._encode_with_offsets(segments[start:], ids, ends)
         return ids, ends
 
     def decode(self, ids: Sequence[int], *, with_specials: bool = False) -> str:
@@ -196,6 +206,8 @@ class Tokenizer:
         return ids
 
     def _encode_with_offsets(self, segments: Sequence[Segment], ids: list[int], ends: list[int]) -> None:
+        if not segments:
+            return
         encoding = self.backend.encode("".join(segment.text for segment in segments), add_special_tokens=False)
         starts, stops = zip(*encoding.offsets, strict=True) if encoding.offsets else ((), ())
         border, before = 0, len(ids)

@@ -185,7 +185,7 @@ def _parse_fence(content: str) -> tuple[tuple[ToolCall, ...], tuple[str, ...]]:
         values = values[0] if isinstance(values[0], list) else values
     except (ValueError, RecursionError):
         try:
-            values = [json.loads(line, strict=False) for line in content.splitlines() if line.strip()]
+            values = [json.loads(line, strict=False) for line in content.split("\n") if line.strip()]
         except (ValueError, RecursionError):
             return (), (("The fenced call is no JSON.",) if '"name"' in content else ())
     calls = [

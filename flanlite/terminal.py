@@ -1,0 +1,116 @@
+"""What the commands print: progress, tables and single lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from flanlite import hub
+from flanlite.bases import Base
+
+console = Console()
+
+
+def say(line: str) -> None:
+    """Print one line, as it is."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+OnProgress = Callable[[int, int], None]
+"""Told what is done, and of how much."""
+
+
+@contextmanager
+def byte_progress(what: str) -> Iterator[OnProgress]:
+    """A bar over bytes, with rate and remaining time."""
+    columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with _bar(what, columns) as on_progress:
+        yield on_progress
+
+
+@contextmanager
+def step_progress(what: str) -> Iterator[OnProgress]:
+    """A bar over steps, with the remaining time."""
+    with _bar(what, (MofNCompleteColumn(), TimeRemainingColumn())) as on_progress:
+        yield on_progress
+
+
+@contextmanager
+def _bar(what: str, columns: Iterable[ProgressColumn]) -> Iterator[OnProgress]:
+    """A bar that shows with its first progress and goes when all is done."""
+    with Progress(TextColumn("{task.description}"), BarColumn(), *columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, visible=False)
+        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+
+
+ACCOUNT = {
+    "rows": "rows",
+    "kept": "kept",
+    "cut": "cut",
+    "rejected": "rejected",
+    "tokens": "tokens",
+    "trained_tokens": "trained",
+    "median": "median",
+    "p95": "95%",
+    "longest": "longest",
+}
+"""The columns of a training set's account: the report's key and the head."""
+
+
+def account_table(sources: list[dict[str, Any]]) -> Table:
+    """Per source: rows kept, cut and rejected, tokens, trained tokens, and lengths in tokens."""
+    table = Table("source", *ACCOUNT.values(), box=None, header_style="bold", padding=(0, 1))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for source in sources:
+        table.add_row(source["name"], *(f"{source[key]:,}" for key in ACCOUNT))
+    return table
+
+
+def show_losses(sources: list[dict[str, Any]], folder: str) -> None:
+    """Print, in sentences, what a training set leaves out of its rows or changes in them."""
+    keys = ("cut", "cut_turns", "cut_trained_tokens", "trained_tokens", "trailing_turns", "broken_marks", "rejected")
+    total = {key: sum(source[key] for source in sources) for key in keys}
+    if total["cut"]:
+        share = total["cut_trained_tokens"] / (total["cut_trained_tokens"] + total["trained_tokens"])
+        say(
+            f"{total['cut']:,} rows were cut at a turn's end: {total['cut_turns']:,} turns and "
+            f"{total['cut_trained_tokens']:,} trained tokens ({share:.1%}) fell away."
+        )
+    if total["trailing_turns"]:
+        say(f"{total['trailing_turns']:,} turns behind the last trained one were left out.")
+    if total["broken_marks"]:
+        say(f"{total['broken_marks']:,} of the template's marks stood in texts and were broken.")
+    if total["rejected"]:
+        say(f"{total['rejected']:,} rows were rejected; their reasons are in {folder}/rejects.jsonl.")
+
+
+def table_of_bases(bases: Sequence[Base]) -> Table:
+    """The bases by name: parameters, size of the weights, and context in tokens."""
+    table = Table("base", "parameters", "16-bit", "4-bit", "context", "weights from", box=None, header_style="bold")
+    for column in table.columns[1:5]:
+        column.justify = "right"
+    for column in table.columns[:5]:
+        column.no_wrap = True
+    table.columns[5].overflow = "fold"
+    for base in bases:
+        four_bit = hub.in_words(base.bytes_4bit) + ("" if base.repo_4bit else "*")
+        numbers = (f"{base.parameters / 1e9:.3g} B", hub.in_words(base.bytes_16bit), four_bit)
+        origin = base.repo or "in the package"
+        table.add_row(base.name, *numbers, f"{base.context_length:,}", origin)
+    table.caption = "* no 4-bit copy on the hub: the 16-bit weights are fetched and quantised on load"
+    return table
