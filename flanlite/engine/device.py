@@ -1,0 +1,171 @@
+"""What this machine has, and what follows from it: device, compute type and backend, chosen once and said in one line.
+
+torch's own `is_bf16_supported` is not asked: it says yes on a T4, which only emulates it. NVIDIA's compute capability
+decides: bfloat16 units exist from 8.0 (Ampere) on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from flanlite.errors import FlanliteError
+from flanlite.recipe import Recipe
+
+Kind = Literal["cuda", "cpu"]
+Backend = Literal["unsloth", "peft"]
+Dtype = Literal["bfloat16", "float16", "float32"]
+
+CPU_PARAMETERS = 500_000_000
+"""Bases above this size are refused on a CPU: a step of 16k tokens would take many minutes."""
+
+BFLOAT16_CAPABILITY = (8, 0)
+
+TINY_LINE = "flanlite tune --base tiny"
+"""The command that shows the whole way on any machine."""
+
+CUDA_TORCH_LINE = 'pip install --force-reinstall "torch>=2.11,<2.14" --index-url https://download.pytorch.org/whl/cu130'
+"""PyPI's torch for Windows is a CPU build; this index has the CUDA builds."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The device a stage runs on and how it computes there.
+
+    `name` is the card's name or "CPU"; `capability` is NVIDIA's compute capability; `unused_card` says, in a sentence,
+    that a card is there which torch cannot use, and `mend` names the line that changes it.
+    """
+
+    kind: Kind
+    name: str
+    backend: Backend
+    dtype: Dtype
+    capability: tuple[int, int] | None = None
+    memory_bytes: int = 0
+    unused_card: str = ""
+    mend: str = ""
+
+    @property
+    def line(self) -> str:
+        """What was chosen, in one line."""
+        place = "the CPU"
+        if self.capability is not None:
+            major, minor = self.capability
+            place = f"{self.name} ({self.memory_bytes / 2**30:.0f} GiB, compute capability {major}.{minor})"
+        return f"Backend {self.backend} on {place}, 4-bit NF4 base, {self.dtype} compute, float32 adapters."
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` as torch's object."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+
+def choose_machine(recipe: Recipe) -> Machine:
+    """The device there is, and the backend and compute type that the recipe asks for or that suit it.
+
+    Raises FlanliteError where the recipe forces what this machine cannot do.
+    """
+    if not torch.cuda.is_available():
+        unused_card, mend = find_unused_card()
+        backend = choose_backend(recipe.backend, has_card=False)
+        dtype = choose_dtype(recipe.dtype, None)
+        return Machine("cpu", "CPU", backend, dtype, unused_card=unused_card, mend=mend)
+    properties = torch.cuda.get_device_properties(0)
+    capability = (properties.major, properties.minor)
+    return Machine(
+        "cuda",
+        properties.name,
+        choose_backend(recipe.backend, has_card=True),
+        choose_dtype(recipe.dtype, capability),
+        capability,
+        properties.total_memory,
+    )
+
+
+def choose_backend(wanted: Literal["auto", "unsloth", "peft"], *, has_card: bool) -> Backend:
+    """unsloth where card and package are there, else peft. Raises FlanliteError for a forced one that lacks them."""
+    has_unsloth = importlib.util.find_spec("unsloth") is not None
+    if wanted == "auto":
+        return "unsloth" if has_card and has_unsloth else "peft"
+    if wanted == "unsloth" and not has_card:
+        raise FlanliteError("backend=unsloth needs a CUDA card, and torch sees none.", "Leave it out, or backend=peft.")
+    if wanted == "unsloth" and not has_unsloth:
+        raise FlanliteError(
+            "backend=unsloth needs the unsloth package.", 'pip install "unsloth>=2026.10.7", or backend=peft.'
+        )
+    return wanted
+
+
+def choose_dtype(
+    wanted: Literal["auto", "bfloat16", "float16", "float32"], capability: tuple[int, int] | None
+) -> Dtype:
+    """The compute type for a card of this compute capability, or for a CPU (None).
+
+    Raises FlanliteError for a forced type that the device cannot compute in.
+    """
+    has_bfloat16 = capability is None or capability >= BFLOAT16_CAPABILITY
+    if wanted == "auto":
+        return "float32" if capability is None else "bfloat16" if has_bfloat16 else "float16"
+    if wanted == "bfloat16" and capability is not None and not has_bfloat16:
+        major, minor = capability
+        raise FlanliteError(
+            f"dtype=bfloat16 needs compute capability 8.0, and this card has {major}.{minor}.", "Leave it out: float16."
+        )
+    if wanted == "float16" and capability is None:
+        raise FlanliteError("dtype=float16 needs a card: its loss scaling has no CPU counterpart.", "Leave it out.")
+    return wanted
+
+
+def check_size(machine: Machine, base: str, parameters: int) -> None:
+    """Raises FlanliteError where a base of so many parameters would have to be tuned on a CPU."""
+    if machine.kind == "cuda" or parameters <= CPU_PARAMETERS:
+        return
+    needed = f"an NVIDIA card with {card_gigabytes(parameters)} GB or more"
+    tiny = f"To see the whole way on this machine: {TINY_LINE}"
+    size = f"{base} has {parameters / 1e9:.1f} billion parameters"
+    if machine.unused_card:
+        raise FlanliteError(f"{size} and needs {needed}. {machine.unused_card}", f"{machine.mend}\n{tiny}")
+    raise FlanliteError(f"{size}; tuning it needs {needed}, and this machine has none.", tiny)
+
+
+def card_gigabytes(parameters: int) -> int:
+    """The memory in GB that 4-bit tuning of a base takes: 0.6 bytes a parameter and 1.5 GB beside, rounded up."""
+    return math.ceil(parameters * 0.6e-9 + 1.5)
+
+
+def find_unused_card() -> tuple[str, str]:
+    """A sentence on a card that nvidia-smi sees and torch does not, and what mends it; two empty texts without one."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return "", ""
+    name = _card_by_driver()
+    if not name:
+        return "", ""
+    if torch.version.cuda is None:
+        return f"There is an {name}, but this PyTorch ({torch.__version__}) is a CPU build.", f"Run: {CUDA_TORCH_LINE}"
+    return (
+        f"There is an {name}, but PyTorch {torch.__version__} for CUDA {torch.version.cuda} cannot use it.",
+        "Update the NVIDIA driver; `nvidia-smi` shows the newest CUDA it can serve.",
+    )
+
+
+def _card_by_driver() -> str:
+    """The first card's name according to nvidia-smi, or an empty text."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    try:
+        answer = subprocess.run(
+            [program, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    lines = answer.stdout.strip().splitlines()
+    return lines[0].strip() if answer.returncode == 0 and lines else ""

@@ -1,0 +1,281 @@
+"""flanlite tune: data, base and recipe to a run folder; says what it will do, and what that takes, before it starts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from flanlite import hub
+from flanlite.bases import Base, resolve
+from flanlite.cards import predicted_tokens_per_s
+from flanlite.convert import convert_for
+from flanlite.corpus.mixture import Rows, mix, split
+from flanlite.engine.device import Machine, check_size, choose_machine
+from flanlite.errors import FlanliteError
+from flanlite.prompt.template import Template, choose_template, fingerprint
+from flanlite.prompt.tokenizer import Tokenizer
+from flanlite.recipe import Recipe, load_recipe
+from flanlite.run import Origins, Run, SourceCount, create_run
+from flanlite.terminal import console, say, show_losses
+from flanlite.training_set import TrainingSet
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MOST_VALIDATION_ROWS = 200
+"""More would cost time and change the loss by less than its own noise."""
+
+ASK_ABOVE_HOURS = 12
+
+CARD_RECIPES = ((10, "8gb"), (14, "12gb"), (20, "16gb"))
+"""The most GiB of memory of a card for a shipped recipe; larger cards take 24gb."""
+
+
+def default_recipe(base: str, machine: Machine) -> str:
+    """The shipped recipe for a base on this machine: tiny has its own, the others go by the card's memory."""
+    if base == "tiny" or machine.kind == "cpu":
+        return "tiny"
+    if machine.capability and machine.capability < (8, 0):
+        return "colab-t4"
+    gib = machine.memory_bytes / 2**30
+    return next((name for limit, name in CARD_RECIPES if gib < limit), "24gb")
+
+
+def recipe_for(source: str | None, pairs: Sequence[str], options: Mapping[str, Any]) -> Recipe:
+    """The recipe that the command line names, or the shipped one that suits base and machine."""
+    if source is None:
+        asked = load_recipe(None, pairs, options)
+        source = default_recipe(asked.base, choose_machine(asked))
+        say(f"Recipe {source}, by base and machine; `flanlite recipes list` shows the others.")
+    return load_recipe(source, pairs, options)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The rows to train on, out of the agent data's training set and the general chat's."""
+
+    agent: TrainingSet
+    agent_rows: np.ndarray
+    general: TrainingSet | None
+    general_rows: np.ndarray
+
+    @property
+    def parts(self) -> list[tuple[TrainingSet, np.ndarray]]:
+        """Each training set with the rows taken from it."""
+        parts = [(self.agent, self.agent_rows)]
+        return parts if self.general is None else [*parts, (self.general, self.general_rows)]
+
+    @property
+    def sources(self) -> list[tuple[SourceCount, int]]:
+        """Per source what is taken of it, and how many rows it has."""
+        found = []
+        for training_set, rows in self.parts:
+            taken = np.zeros(len(training_set), bool)
+            taken[rows] = True
+            for number, name in enumerate(training_set.sources):
+                of_source = training_set.source_of == number
+                chosen = taken & of_source
+                tokens, trained = training_set.tokens_of[chosen].sum(), training_set.trained_tokens_of[chosen].sum()
+                count = SourceCount(name, int(chosen.sum()), int(tokens), int(trained))
+                found.append((count, int(of_source.sum())))
+        return found
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows taken."""
+        return sum(count.tokens for count, _ in self.sources)
+
+    @property
+    def data_hash(self) -> str:
+        """A hash of the rows: of the training sets' keys, which hash data and settings, and of the rows' numbers."""
+        digest = hashlib.sha256()
+        for training_set, rows in self.parts:
+            digest.update(training_set.report["key"].encode() + rows.astype(np.int64).tobytes())
+        return digest.hexdigest()[:16]
+
+    def datasets(self, validation_share: float, seed: int) -> tuple[Dataset, Dataset | None]:
+        """The rows as trl takes them, shuffled and split into those to train on and those held out."""
+        from datasets import concatenate_datasets, disable_caching
+
+        # trl packs through `map`, whose result would otherwise stay beside the training set for ever.
+        disable_caching()
+        whole = concatenate_datasets([training_set.dataset(rows) for training_set, rows in self.parts])
+        train, held_out = split(np.arange(len(whole)), validation_share, MOST_VALIDATION_ROWS, seed)
+        return whole.select(train), whole.select(held_out) if len(held_out) else None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A tune that is ready to start."""
+
+    recipe: Recipe
+    base: Base
+    machine: Machine
+    tokenizer: Tokenizer
+    template: Template
+    mixture: Mixture
+
+    @property
+    def hours(self) -> float:
+        """Predicted, not measured."""
+        card = self.machine.name if self.machine.kind == "cuda" else None
+        rate = predicted_tokens_per_s(card, self.base.parameters)
+        return self.mixture.tokens * self.recipe.epochs / rate / 3600
+
+    @property
+    def origins(self) -> Origins:
+        """What the run folder keeps of where all this came from."""
+        return Origins(
+            base=self.base.where if self.base.name != "tiny" else "tiny",
+            data_hash=self.mixture.data_hash,
+            template=self.template.name,
+            template_hash=fingerprint(self.template),
+            tokenizer_hash=self.tokenizer.fingerprint,
+            backend=self.machine.backend,
+            dtype=self.machine.dtype,
+            machine=self.machine.name,
+            sources=tuple(count for count, _ in self.mixture.sources),
+        )
+
+
+def prepare(recipe: Recipe) -> Job:
+    """Everything up to the weights: machine, base, data. Raises FlanliteError where the tune could not run."""
+    machine = choose_machine(recipe)
+    base = hub.described(resolve(recipe.base))
+    check_size(machine, base.name, base.parameters)
+    say(machine.line)
+    agent = convert_for(recipe, recipe.data)
+    general = convert_for(recipe, [recipe.general]) if recipe.general != "none" and recipe.general_share else None
+    tokenizer = agent.tokenizer
+    template = choose_template(agent.report["settings"]["template"], tokenizer)
+    tokenizer.chat_template = template.chat_template
+    card = machine.name if machine.kind == "cuda" else None
+    budget = parse_budget(recipe.budget) * predicted_tokens_per_s(card, base.parameters) / recipe.epochs
+    chosen = mix(_rows(agent), None if general is None else _rows(general), recipe.general_share, budget, recipe.seed)
+    return Job(recipe, base, machine, tokenizer, template, Mixture(agent, chosen[0], general, chosen[1]))
+
+
+def _rows(training_set: TrainingSet) -> Rows:
+    return Rows(training_set.sources, training_set.source_of, training_set.tokens_of, training_set.trained_tokens_of)
+
+
+def parse_budget(budget: str) -> float:
+    """Seconds of a budget such as 3h, 40m or 90s; infinity for `full`. Raises FlanliteError for anything else."""
+    if budget == "full":
+        return float("inf")
+    units = {"h": 3600, "m": 60, "s": 1}
+    try:
+        seconds = float(budget[:-1]) * units[budget[-1:]]
+    except (ValueError, KeyError):
+        seconds = 0.0
+    if not seconds > 0:
+        raise FlanliteError(f"budget={budget} is no time.", "Write it as 3h, 40m or 90s, or full for every row.")
+    return seconds
+
+
+def tune(
+    recipe: Recipe, out: Path | None, *, resume: Run | None = None, confirm: Callable[[str], bool] = lambda _: True
+) -> Run:
+    """Tune by the recipe into the run folder `out`, or go on with the run `resume`; the finished run.
+
+    `confirm` is asked before a tune of many hours. Raises Interrupted (a FlanliteError) after Ctrl-C, with a checkpoint
+    written.
+    """
+    job = prepare(recipe)
+    announce(job)
+    if job.hours > ASK_ABOVE_HOURS and not confirm(f"This will take about {in_time(job.hours)}. Start?"):
+        raise FlanliteError("Not started.", "A smaller budget trains on fewer rows, for example budget=6h.")
+    if resume is None:
+        run = create_run(recipe.base) if out is None else create_run(recipe.base, out.parent, out.name)
+        run.begin(recipe, job.origins)
+        say(f"Run folder {run.folder}")
+    else:
+        run = resume
+        for change in run.check_resumable(recipe, job.origins):
+            say(f"Note: since the run began, {change}.")
+    _train(job, run, is_resumed=resume is not None)
+    return run
+
+
+def _train(job: Job, run: Run, *, is_resumed: bool) -> None:
+    # The order matters: unsloth wants to be imported before transformers, trl and peft.
+    from flanlite.engine.fetch import base_dir
+    from flanlite.engine.load import load_model
+
+    model = load_model(base_dir(job.base, quantised=True, say=say), job.recipe, job.machine)
+    from flanlite.engine.train import train
+
+    rows, validation_rows = job.mixture.datasets(job.recipe.validation_share, job.recipe.seed)
+    train(
+        model,
+        rows,
+        validation_rows,
+        job.recipe,
+        run,
+        job.tokenizer,
+        job.machine,
+        base=job.origins.base,
+        is_resumed=is_resumed,
+        console=console,
+    )
+
+
+def announce(job: Job) -> None:
+    """Print the data, the time and the disk that the tune will take."""
+    table = Table("source", "rows", "of", "tokens", "trained", box=None, header_style="bold", padding=(0, 1))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for count, available in job.mixture.sources:
+        numbers = (count.rows, available, count.tokens, count.trained_tokens)
+        table.add_row(count.name, *(f"{number:,}" for number in numbers))
+    console.print(table)
+    for training_set, _ in job.mixture.parts:
+        show_losses(training_set.report["sources"], str(training_set.folder))
+    trained = sum(count.trained_tokens for count, _ in job.mixture.sources)
+    rows = sum(count.rows for count, _ in job.mixture.sources)
+    say(
+        f"{rows:,} conversations, {job.mixture.tokens:,} tokens, {trained / max(job.mixture.tokens, 1):.0%} of them "
+        f"trained; about {in_time(job.hours)} on {job.machine.name}, predicted and not measured."
+    )
+    for line in disk_lines(job.base):
+        say(line)
+
+
+def disk_lines(base: Base) -> Sequence[str]:
+    """Sentences on downloads and disk; none for a base that lies in a folder."""
+    if base.folder is not None:
+        return []
+    to_train = hub.model_download(base, quantised=True)
+    to_merge = hub.model_download(base)
+    lines = [f"Weights for training: {to_train}"]
+    if to_merge.repo != to_train.repo:
+        lines.append(f"16-bit weights, for a merge only: {to_merge}")
+    lines.append(f"A merge writes {hub.in_words(base.bytes_16bit)}.")
+    return lines
+
+
+def in_time(hours: float) -> str:
+    """A duration as a person would say it."""
+    if hours >= 1.5:
+        return f"{hours:.0f} hours" if hours >= 9.5 else f"{hours:.1f} hours"
+    minutes = hours * 60
+    return f"{minutes:.0f} minutes" if minutes >= 1.5 else "a minute"
+
+
+def show_finished(run: Run) -> None:
+    """Print what came out of a run and what can be done with it."""
+    measured = run.record["measured"]
+    losses = f"loss {measured['first_loss']:.3f} -> {measured['last_loss']:.3f}"
+    if measured["validation_loss"] is not None:
+        losses += f", validation {measured['first_validation_loss']:.3f} -> {measured['validation_loss']:.3f}"
+    say(
+        f"{measured['steps']} steps in {in_time(measured['seconds'] / 3600)}: {losses}, "
+        f"{measured['tokens_per_second']:,.0f} tokens/s."
+    )
+    say(f"The adapter and its card are in {run.folder}. A whole model out of it: flanlite merge {run.folder} --out DIR")

@@ -1,0 +1,92 @@
+"""A whole small tune in a process of its own: `python small_tune.py BASE RUN [--resume] [key=value ...]`."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from random_llama import dataset, make_rows
+from rich.console import Console
+
+from flanlite.engine.device import choose_machine
+from flanlite.engine.load import load_model
+from flanlite.engine.train import Result, train
+from flanlite.errors import FlanliteError
+from flanlite.prompt.tokenizer import Tokenizer
+from flanlite.recipe import Recipe, load_recipe
+from flanlite.run import Origins, Run, SourceCount
+
+SETTINGS = (
+    "max_tokens=128",
+    "batch_rows=4",
+    "micro_rows=2",
+    "epochs=3",
+    "learning_rate=5e-3",
+    "gradient_checkpointing=false",
+    "lora_r=8",
+    "lora_alpha=16",
+    "lora_dropout=0.1",
+)
+
+
+def small_recipe(base: Path, *overrides: str) -> Recipe:
+    return load_recipe(None, [f"base={base}", *SETTINGS, *overrides])
+
+
+def origins(recipe: Recipe, data_hash: str = "rows-0") -> Origins:
+    machine = choose_machine(recipe)
+    return Origins(
+        base="example/random-llama",
+        data_hash=data_hash,
+        template="llama2",
+        template_hash="template-0",
+        tokenizer_hash="tokenizer-0",
+        backend=machine.backend,
+        dtype=machine.dtype,
+        machine=machine.line,
+        sources=(SourceCount("made up", 60, 2000, 1500),),
+    )
+
+
+def tune(base: Path, run: Run, *overrides: str, is_resumed: bool = False, console: Console | None = None) -> Result:
+    recipe = small_recipe(base, *overrides)
+    if is_resumed:
+        run.check_resumable(recipe, origins(recipe))
+    else:
+        run.begin(recipe, origins(recipe))
+    machine = choose_machine(recipe)
+    model = load_model(base, recipe, machine)
+    return train(
+        model,
+        dataset(make_rows(60)),
+        dataset(make_rows(6, seed=1)),
+        recipe,
+        run,
+        Tokenizer.load(base),
+        machine,
+        base="example/random-llama",
+        is_resumed=is_resumed,
+        console=console,
+    )
+
+
+def main(*arguments: str) -> None:
+    torch.set_num_threads(1)
+    base, folder, *rest = arguments
+    settings = [setting for setting in rest if setting != "--resume"]
+    try:
+        tune(Path(base), Run(Path(folder)), *settings, is_resumed="--resume" in rest)
+    except FlanliteError as error:  # as the command line does
+        sys.exit(f"{error.message} {error.hint}")
+
+
+def main_with_log(log: str, *arguments: str) -> None:
+    """`main` with stdout and stderr in a file."""
+    with open(log, "w") as stream:  # noqa: PTH123
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    main(*arguments)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
