@@ -1,0 +1,5 @@
+"""`python -m flanlite` is `flanlite`."""
+
+from flanlite.cli import main
+
+main()

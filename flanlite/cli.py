@@ -1,0 +1,258 @@
+"""The commands. A stage is imported inside its command, so that `--help` answers at once; errors end here alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from flanlite import __version__
+from flanlite.errors import FlanliteError
+from flanlite.recipe import load_recipe, meaning
+
+app = typer.Typer(
+    help="Turn a chat model into an agent that calls tools and does not invent them, on the one card you have.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line; a FlanliteError becomes one sentence, one hint and exit code 1."""
+    try:
+        app()
+    except FlanliteError as error:
+        if "--debug" in sys.argv:
+            raise
+        _complain(error)
+        raise SystemExit(1) from None
+
+
+def _complain(error: FlanliteError) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(Text.assemble(("Error: ", "bold red"), error.message))
+    if error.hint:
+        console.print(Text.assemble(("Hint: ", "bold"), error.hint))
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"flanlite {__version__}")
+        raise typer.Exit
+
+
+def _setting(key: str, *names: str) -> Any:
+    """An option that sets the recipe's key: it has the recipe's own meaning and, when left out, its value."""
+    return typer.Option(*names, help=meaning(key), show_default=False)
+
+
+Base = Annotated[str | None, _setting("base", "--base")]
+Subset = Annotated[list[str] | None, _setting("subset", "--subset")]
+Onto = Literal["base", "dequantised"]
+Half = Literal["bfloat16", "float16"]
+Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error", hidden=True)]
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+@app.callback()
+def flanlite(
+    version: Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="say it")] = False,
+) -> None:
+    """Turn a chat model into an agent that calls tools and does not invent them, on the one card you have."""
+
+
+@app.command()
+def convert(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=meaning("data"), show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="the training set's folder", show_default=False)],
+    base: Base = None,
+    subset: Subset = None,
+    form: Annotated[str | None, _setting("form", "--form")] = None,
+    template: Annotated[str | None, _setting("template", "--template")] = None,
+    tool_style: Annotated[str | None, _setting("tool_style", "--tool-style")] = None,
+    max_tokens: Annotated[int | None, _setting("max_tokens", "--max-tokens")] = None,
+    overlong: Annotated[str | None, _setting("overlong", "--overlong")] = None,
+    debug: Debug = False,
+) -> None:
+    """Make a training set of token ids and labels out of data files.
+
+    Example: `flanlite convert my_rows.jsonl --base llama2-7b-chat --out my_set`
+    """
+    from flanlite.convert import convert_for
+    from flanlite.terminal import account_table, console, say, show_losses
+
+    options = _given(
+        base=base, data=sources, subset=subset, form=form, template=template, tool_style=tool_style,
+        max_tokens=max_tokens, overlong=overlong,
+    )  # fmt: skip
+    made = convert_for(load_recipe(None, settings=options), sources, out)
+    console.print(account_table(made.report["sources"]))
+    show_losses(made.report["sources"], str(out))
+    say(f"{out} holds {len(made):,} rows. Look at one: flanlite inspect {out} --row 0")
+
+
+@app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="TRAINING_SET", help="its folder", show_default=False)],
+    row: Annotated[list[int] | None, typer.Option("--row", help="row to show, from 0; may be repeated")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="write a page to share instead")] = None,
+    debug: Debug = False,
+) -> None:
+    """Show rows of a training set in colour, trained against masked text, with token counts by role.
+
+    Example: `flanlite inspect my_set --row 12`
+    """
+    from flanlite import inspect as stage
+    from flanlite.terminal import console, say
+    from flanlite.training_set import TrainingSet
+
+    training_set = TrainingSet(folder)
+    if html is None:
+        stage.show(training_set, row or [0], console)
+    else:
+        stage.write_page(training_set, row or list(range(min(10, len(training_set)))), html)
+        say(f"Wrote {html}.")
+
+
+@app.command()
+def tune(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="a recipe's name or file, and settings"),
+    ] = None,
+    base: Base = None,
+    data: Annotated[list[str] | None, _setting("data", "--data")] = None,
+    subset: Subset = None,
+    out: Annotated[Path | None, typer.Option("--out", help="run folder; left out: a new one in runs/")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out, or with the newest")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved recipe and stop")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask before a tune of many hours")] = False,
+    debug: Debug = False,
+) -> None:
+    """Tune a base model: a 4-bit base, LoRA on every linear layer, packed rows, validation and checkpoints.
+
+    Examples: `flanlite tune --base tiny` and `flanlite tune 12gb --data my_rows.jsonl epochs=2`
+    """
+    from flanlite.run import open_run
+    from flanlite.tune import recipe_for, show_finished, tune
+
+    source = next((word for word in settings or () if "=" not in word), None)
+    pairs = [word for word in settings or () if word != source]
+    options = _given(base=base, data=data, subset=subset)
+    run = open_run(out) if resume else None
+    recipe = load_recipe(source, pairs, options, run.recipe) if run else recipe_for(source, pairs, options)
+    if dry_run:
+        typer.echo(recipe.as_yaml(), nl=False)
+        return
+    confirm = (lambda question: True) if yes else typer.confirm
+    show_finished(tune(recipe, out, resume=run, confirm=confirm))
+
+
+@app.command()
+def merge(
+    run: Annotated[str | None, typer.Argument(help="a run's folder or name; left out: the newest")] = None,
+    out: Annotated[Path, typer.Option("--out", help="folder for the merged model")] = Path("merged"),
+    onto: Annotated[
+        Onto, typer.Option("--onto", help="the base's 16-bit weights, or those that training saw")
+    ] = "base",
+    dtype: Annotated[Half | None, typer.Option("--dtype", help="of the merged model; left out: the base's own")] = None,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="compare the merge with base and adapter")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --out")] = False,
+    debug: Debug = False,
+) -> None:
+    """Merge a run's adapter into its base, as a 16-bit model folder, and check that both say the same.
+
+    Example: `flanlite merge --out my_agent`
+    """
+    from flanlite.merge import merge_run
+
+    if not merge_run(run, out, onto=onto, dtype=dtype, check=check, overwrite=overwrite):
+        raise typer.Exit(1)
+
+
+@app.command()
+def bases() -> None:
+    """List the base models that have a name here, with the size of their weights.
+
+    Example: `flanlite bases`
+    """
+    from flanlite.bases import BASES, resolve
+    from flanlite.terminal import console, table_of_bases
+
+    console.print(table_of_bases([resolve(name) for name in BASES]))
+
+
+@app.command()
+def doctor(debug: Debug = False) -> None:
+    """Check Python, packages, driver, card, disk and hub; each line is ok or says what to do.
+
+    Example: `flanlite doctor`
+    """
+    from flanlite.doctor import run
+
+    raise typer.Exit(run())
+
+
+recipes = typer.Typer(help="List, show and copy the recipes that come with flanlite.", no_args_is_help=True)
+app.add_typer(recipes, name="recipes")
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="its name", show_default=False)]
+
+
+@recipes.command("list")
+def list_recipes(debug: Debug = False) -> None:
+    """List the shipped recipes.
+
+    Example: `flanlite recipes list`
+    """
+    from flanlite.recipe import shipped_recipes
+    from flanlite.terminal import say
+
+    for name, file in shipped_recipes().items():
+        first = file.read_text(encoding="utf-8").splitlines()[0]
+        say(f"{name:<10} {first.lstrip('# ')}")
+
+
+@recipes.command("show")
+def show_recipe(recipe: RecipeName, debug: Debug = False) -> None:
+    """Print a shipped recipe.
+
+    Example: `flanlite recipes show 12gb`
+    """
+    from flanlite.recipe import find_recipe
+
+    typer.echo(find_recipe(recipe).read_text(encoding="utf-8"), nl=False)
+
+
+@recipes.command("copy")
+def copy_recipe(
+    recipe: RecipeName,
+    file: Annotated[Path | None, typer.Argument(help="where to; left out: RECIPE.yaml here")] = None,
+    debug: Debug = False,
+) -> None:
+    """Copy a shipped recipe, to be edited.
+
+    Example: `flanlite recipes copy 12gb mine.yaml`
+    """
+    from flanlite.recipe import find_recipe
+    from flanlite.terminal import say
+
+    content = find_recipe(recipe).read_text(encoding="utf-8")
+    file = file or Path(f"{recipe}.yaml")
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(content)
+    except FileExistsError:
+        raise FlanliteError(f"{file} is there already.", "Name another file.") from None
+    except OSError as error:
+        raise FlanliteError(f"{file} cannot be written: {error.strerror}.") from error
+    say(f"Wrote {file}. Tune with it: flanlite tune {file}")
