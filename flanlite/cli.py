@@ -143,19 +143,22 @@ def tune(
 
     Examples: `flanlite tune --base tiny` and `flanlite tune 12gb --data my_rows.jsonl epochs=2`
     """
-    from flanlite.run import open_run
-    from flanlite.tune import recipe_for, show_finished, tune
-
     source = next((word for word in settings or () if "=" not in word), None)
     pairs = [word for word in settings or () if word != source]
     options = _given(base=base, data=data, subset=subset)
+    load_recipe(source, pairs, options)  # a mistake is told before anything heavy is imported
+
+    from flanlite.run import open_run
+    from flanlite.tune import recipe_for, show_finished
+    from flanlite.tune import tune as start
+
     run = open_run(out) if resume else None
     recipe = load_recipe(source, pairs, options, run.recipe) if run else recipe_for(source, pairs, options)
     if dry_run:
         typer.echo(recipe.as_yaml(), nl=False)
         return
     confirm = (lambda question: True) if yes else typer.confirm
-    show_finished(tune(recipe, out, resume=run, confirm=confirm))
+    show_finished(start(recipe, out, resume=run, confirm=confirm))
 
 
 @app.command()

@@ -86,7 +86,7 @@ td, th { padding: .1rem 1.2rem .1rem 0; text-align: right; font-weight: normal; 
   { text-align: left; } th { color: var(--faint); }
 pre { border: 1px solid var(--line); border-radius: 8px; padding: 1rem; white-space: pre-wrap; overflow-wrap: anywhere;
   font: 13.5px/1.6 ui-monospace, monospace; }
-.trained { background: var(--trained); border-radius: 3px; } .template { color: var(--faint); }
+.trained { background: var(--trained); color: var(--ink); border-radius: 3px; } .template { color: var(--faint); }
 .system { color: var(--system); } .user { color: var(--user); } .observation { color: var(--observation); }
 """
 

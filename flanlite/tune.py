@@ -37,10 +37,12 @@ CARD_RECIPES = ((10, "8gb"), (14, "12gb"), (20, "16gb"))
 """The most GiB of memory of a card for a shipped recipe; larger cards take 24gb."""
 
 
-def default_recipe(base: str, machine: Machine) -> str:
+def default_recipe(base: str, machine: Machine) -> str | None:
     """The shipped recipe for a base on this machine: tiny has its own, the others go by the card's memory."""
-    if base == "tiny" or machine.kind == "cpu":
+    if base == "tiny":
         return "tiny"
+    if machine.kind == "cpu":
+        return None
     if machine.capability and machine.capability < (8, 0):
         return "colab-t4"
     gib = machine.memory_bytes / 2**30
@@ -52,7 +54,8 @@ def recipe_for(source: str | None, pairs: Sequence[str], options: Mapping[str, A
     if source is None:
         asked = load_recipe(None, pairs, options)
         source = default_recipe(asked.base, choose_machine(asked))
-        say(f"Recipe {source}, by base and machine; `flanlite recipes list` shows the others.")
+        if source is not None:
+            say(f"Recipe {source}, by base and machine; `flanlite recipes list` shows the others.")
     return load_recipe(source, pairs, options)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import typer
-from conftest import byte_level_folder
+from small_tokenizer import byte_level_folder
 
 from flanlite.cli import app
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import byte_level_folder
 from rich.console import Console
+from small_tokenizer import byte_level_folder
 
 from flanlite import inspect
 from flanlite.convert import cache_key, convert, convert_for

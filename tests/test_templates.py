@@ -7,9 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import SHARED_DATA, byte_level_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_tokenizer import byte_level_folder
 
 from flanlite.conversation import Turn
 from flanlite.corpus.forms import detect_form, read_row
@@ -83,7 +83,7 @@ def test_an_open_llama2_exchange_ends_behind_the_instruction(llama2_tokenizer, s
 def test_llama2_ids_and_masks_are_right_on_all_real_conversations(llama2_tokenizer, sentencepiece_model, shared_data):
     template = choose_template("llama2", llama2_tokenizer)
     count = 0
-    for turns in real_conversations():
+    for turns in real_conversations(shared_data):
         tokens = tokenize(template, llama2_tokenizer, turns)
         assert tokens.ids == meta_reference_ids(sentencepiece_model, turns)
         check_masks(tokens, turns, llama2_tokenizer)
@@ -91,10 +91,10 @@ def test_llama2_ids_and_masks_are_right_on_all_real_conversations(llama2_tokeniz
     assert count >= 1000
 
 
-def real_conversations():
+def real_conversations(shared_data: Path):
     """The public conversations as turns that end with the assistant, without the few that hold marks."""
     for file in ("fireact/multitask.jsonl", "glaive/glaive_toolcall_en_demo.json", "sharegpt/dummy_conversation.json"):
-        text = (SHARED_DATA / file).read_text(encoding="utf-8")
+        text = (shared_data / file).read_text(encoding="utf-8")
         rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
         for row in rows:
             turns = as_text(read_row(row, detect_form(row)), "react")
