@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,20 +11,19 @@ from pathlib import Path
 
 import pytest
 from conftest import LLAMA2_FOLDER
+from hub_server import Repo, serve
 from random_llama import write_base
 
 from flanlite.conversation import Turn
+from flanlite.hub import AGENT_FLAN_REPO, AGENT_FLAN_SUBSETS, GENERAL_FILE, GENERAL_REPO
 from flanlite.prompt.template import choose_template, tokenize
 from flanlite.run import Run
 
 
-def flanlite(folder: Path, *arguments: str | Path) -> str:
+def flanlite(folder: Path, *arguments: str | Path, **environment: str) -> str:
+    command = [sys.executable, "-m", "flanlite", *map(str, arguments)]
     done = subprocess.run(
-        [sys.executable, "-m", "flanlite", *map(str, arguments)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
+        command, cwd=folder, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -92,3 +92,41 @@ def test_the_merged_model_is_asked_as_it_was_taught_by_transformers_alone(tuned,
     assert asked["input_ids"][0].tolist() == taught.ids
     reply = model.generate(**asked, max_new_tokens=12, do_sample=False)
     assert len(tokenizer.decode(reply[0, len(taught.ids) :])) > 0
+
+
+def test_the_default_job_fetches_agent_flan_and_general_chat_from_the_hub_and_mixes_them(tmp_path):
+    base = write_base(tmp_path / "base", layers=1, width=64, intermediate=128)
+    subsets = {
+        f"data/{subset}.jsonl": "\n".join(
+            json.dumps(
+                {"conversation": [{"role": "user", "content": f"q{row}"}, {"role": "assistant", "content": "Act: x"}]}
+            )
+            for row in range(20)
+        ).encode()
+        for subset in AGENT_FLAN_SUBSETS
+    }
+    chat = [
+        {"conversations": [{"from": "human", "value": f"hi {row}"}, {"from": "gpt", "value": "Hello there!"}]}
+        for row in range(200)
+    ]
+    repos = {
+        f"datasets/{AGENT_FLAN_REPO}": Repo(subsets),
+        f"datasets/{GENERAL_REPO}": Repo({GENERAL_FILE: json.dumps(chat).encode()}),
+        "models/some/small-chat": Repo({file.name: file.read_bytes() for file in base.iterdir()}),
+    }
+    environment = {
+        "HF_HOME": str(tmp_path / "hf"),
+        "FLANLITE_CACHE": str(tmp_path / "cache"),
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    with serve(repos) as hub:
+        settings = ("template=llama2", "max_tokens=256", "validation_share=0.05", "budget=full")
+        said = flanlite(tmp_path, "tune", "--base", "some/small-chat", "--out", "run", *settings,
+                        HF_ENDPOINT=hub.endpoint, **environment)  # fmt: skip
+    sources = {source["name"]: source for source in Run(tmp_path / "run").record["sources"]}
+    assert [sources[subset]["rows"] for subset in AGENT_FLAN_SUBSETS] == [20] * 7
+    trained = {name: source["trained_tokens"] for name, source in sources.items()}
+    general = trained.pop(GENERAL_FILE.removesuffix(".json"))
+    assert general == pytest.approx(sum(trained.values()), rel=0.02)
+    assert "some/small-chat" in said
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
