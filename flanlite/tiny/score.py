@@ -1,0 +1,167 @@
+"""Scores replies to the held-out cases: the right tool, the exact arguments, calls that nobody asked for.
+
+    python -m flanlite.tiny.score RUN --seed 1 --count 300
+
+RUN is a run's folder, an adapter's folder or a model's folder; the weights are loaded as tuning saw them, in NF4 with
+double quantisation, and replies are greedy.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flanlite.conversation import Turn
+from flanlite.prompt.template import choose_template, tokenize
+from flanlite.prompt.tokenizer import Tokenizer
+from flanlite.prompt.toolcalls import OBSERVATION, Reply, parse_reply
+from flanlite.tiny.cases import Case, cases
+
+if TYPE_CHECKING:
+    import torch
+
+BASE = Path(__file__).parent / "base"
+BATCH = 24
+MAX_NEW_TOKENS = 120
+
+Generate = Callable[[list[tuple[Turn, ...]]], list[str]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one reply did; `holds_result` is None where no answer followed a right call."""
+
+    case: Case
+    reply: str
+    right_tool: bool
+    exact: bool
+    invented: bool
+    holds_result: bool | None = None
+
+
+def score_reply(case: Case, reply: str) -> Score:
+    """Judges the first reply. A call is invented where none is right, or where it names a tool not on the list."""
+    read = parse_reply(reply)
+    names = [call.name for call in read.calls]
+    right = case.call is not None and names == [case.call]
+    exact = right and read.calls[0].arguments == case.arguments and not read.problems
+    invented = bool(names) and (case.call is None or any(name not in case.offered for name in names))
+    return Score(case, reply, right, exact, invented or (case.call is None and bool(read.problems)))
+
+
+def answer_holds(read: Reply, observation: str) -> bool:
+    """Whether the answer repeats what the tool returned, without a further call."""
+    return not read.calls and observation.removeprefix("Error: ") in (read.answer or "")
+
+
+def score_all(found: Sequence[Case], generate: Generate) -> list[Score]:
+    """First replies, then the answers of those that called rightly."""
+    scores = [score_reply(case, reply) for case, reply in zip(found, generate([c.turns for c in found]), strict=True)]
+    called = [n for n, score in enumerate(scores) if score.exact]
+    answers = generate([_observed(scores[n]) for n in called])
+    for n, answer in zip(called, answers, strict=True):
+        score = scores[n]
+        holds = answer_holds(parse_reply(answer), score.case.observation)
+        scores[n] = Score(score.case, score.reply, True, True, score.invented, holds)
+    return scores
+
+
+def _observed(score: Score) -> tuple[Turn, ...]:
+    observation = Turn("observation", OBSERVATION + score.case.observation)
+    return (*score.case.turns, Turn("assistant", score.reply), observation)
+
+
+def table(scores: Iterable[Score]) -> str:
+    """One line a kind of case."""
+    rows: dict[str, list[Score]] = {}
+    for score in scores:
+        rows.setdefault(score.case.kind, []).append(score)
+    lines = [f"{'':22}{'cases':>7}{'right tool':>12}{'exact':>8}{'invented':>10}{'answer':>8}"]
+    for kind, row in rows.items():
+        answered = [score.holds_result for score in row if score.holds_result is not None]
+        calls = row[0].case.call is not None
+        shares = [_share(s.right_tool for s in row) if calls else "", _share(s.exact for s in row) if calls else ""]
+        shares += [_share(s.invented for s in row), _share(answered) if answered else ""]
+        lines.append(f"{kind:22}{len(row):7}{shares[0]:>12}{shares[1]:>8}{shares[2]:>10}{shares[3]:>8}")
+    return "\n".join(lines)
+
+
+def _share(values: Iterable[bool | None]) -> str:
+    found = [bool(value) for value in values]
+    return f"{sum(found) / len(found):.3f}"
+
+
+def load(folder: Path) -> tuple[Any, Tokenizer]:
+    """The model in NF4 with its adapter, if the folder is a run's or an adapter's, and its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    adapter = next((path for path in (folder / "adapter", folder) if (path / "adapter_config.json").is_file()), None)
+    base = BASE if adapter else folder
+    nf4 = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )  # fmt: skip
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        base, quantization_config=nf4, dtype=torch.float32, device_map="cpu"
+    )
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter))
+    return model.eval(), Tokenizer.load(base)
+
+
+def greedy(model: Any, tokenizer: Tokenizer) -> Generate:
+    """Replies in batches of prompts of like length."""
+    template = choose_template("llama2", tokenizer)
+
+    def generate(conversations: list[tuple[Turn, ...]]) -> list[str]:
+        prompts = [tokenize(template, tokenizer, turns, is_open=True).ids for turns in conversations]
+        order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
+        replies = [""] * len(prompts)
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            for n, ids in zip(chosen, _continue(model, tokenizer, [prompts[n] for n in chosen]), strict=True):
+                replies[n] = tokenizer.decode(ids).strip()
+        return replies
+
+    return generate
+
+
+def _continue(model: Any, tokenizer: Tokenizer, prompts: list[list[int]]) -> list[list[int]]:
+    import torch
+
+    length = max(map(len, prompts))
+    ids = torch.tensor([[tokenizer.pad_id] * (length - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    with torch.inference_mode():
+        out: torch.Tensor = model.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=MAX_NEW_TOKENS, do_sample=False,
+            pad_token_id=tokenizer.pad_id, eos_token_id=tokenizer.id_of(tokenizer.eos_token),
+        )  # fmt: skip
+    return [row[length:].tolist() for row in out]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m flanlite.tiny.score", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="a run's, an adapter's or a model's folder")
+    parser.add_argument("--seed", type=int, default=1, help="of the cases")
+    parser.add_argument("--count", type=int, default=300, help="cases for each kind of phrasing")
+    parser.add_argument("--show", type=int, default=0, help="print this many wrong replies of each kind")
+    options = parser.parse_args()
+    scores = score_all(cases(options.seed, options.count), greedy(*load(options.folder)))
+    print(table(scores))
+    shown: dict[str, int] = {}
+    for score in scores:
+        good = score.exact and score.holds_result if score.case.call else not score.invented
+        if not good and shown.setdefault(score.case.kind, 0) < options.show:
+            shown[score.case.kind] += 1
+            print(f"\n{score.case.kind}: {score.case.turns[-1].text}\n{score.reply}")
+
+
+if __name__ == "__main__":
+    main()
