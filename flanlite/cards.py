@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 TENSOR_TFLOPS = {
     "T4": 65,
     "RTX 3060": 25.5,
@@ -31,6 +33,6 @@ REACHED_SHARE = 0.6
 def predicted_tokens_per_s(card: str | None, parameters: int) -> float:
     """Tokens a second of a base with so many parameters on a card by that name, or on a CPU (None)."""
     names = sorted(TENSOR_TFLOPS, key=len, reverse=True)
-    found = next((TENSOR_TFLOPS[name] for name in names if card and name in card), UNKNOWN_TFLOPS)
+    found = next((TENSOR_TFLOPS[name] for name in names if card and re.search(rf"\b{name}\b", card)), UNKNOWN_TFLOPS)
     tflops = CPU_TFLOPS if card is None else found * REACHED_SHARE
     return tflops * 1e12 / (FLOP_PER_PARAMETER * parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +31,23 @@ def main() -> None:
             raise
         _complain(error)
         raise SystemExit(1) from None
+    except OSError as error:
+        if "--debug" in sys.argv or error.errno not in _MENDABLE:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        _complain(FlanliteError(f"The system refuses{where}: {error.strerror}.", _MENDABLE[error.errno]))
+        raise SystemExit(1) from None
+
+
+_MENDABLE = {
+    errno.ENOSPC: "Free some space, or name a folder on another disk.",
+    errno.EACCES: "Name a place that you may write to.",
+    errno.EPERM: "Name a place that you may write to.",
+    errno.EROFS: "Name a place that can be written to.",
+    errno.ENOTDIR: "A part of the path is a file; name another place.",
+    errno.EISDIR: "Name a file, not a folder.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+}
 
 
 def _complain(error: FlanliteError) -> None:
@@ -95,7 +113,7 @@ def convert(
         base=base, data=sources, subset=subset, form=form, template=template, tool_style=tool_style,
         max_tokens=max_tokens, overlong=overlong,
     )  # fmt: skip
-    made = convert_for(load_recipe(None, settings=options), sources, out)
+    made = convert_for(load_recipe(None, settings=options), out)
     console.print(account_table(made.report["sources"]))
     show_losses(made.report["sources"], str(out))
     say(f"{out} holds {len(made):,} rows. Look at one: flanlite inspect {out} --row 0")
@@ -149,14 +167,19 @@ def tune(
     load_recipe(source, pairs, options)  # a mistake is told before anything heavy is imported
 
     from flanlite.run import open_run
-    from flanlite.tune import recipe_for, show_finished
+    from flanlite.terminal import say
+    from flanlite.tune import recipe_for, resolved, show_finished
     from flanlite.tune import tune as start
 
     run = open_run(out) if resume else None
-    recipe = load_recipe(source, pairs, options, run.recipe) if run else recipe_for(source, pairs, options)
+    if run is not None:
+        recipe, origin = load_recipe(source, pairs, options, run.recipe), f"The recipe of {run.folder}"
+    else:
+        recipe, origin = recipe_for(source, pairs, options)
     if dry_run:
-        typer.echo(recipe.as_yaml(), nl=False)
+        typer.echo(f"# {origin}, resolved for this machine\n{resolved(recipe).as_yaml()}", nl=False)
         return
+    say(f"{origin}; every setting of it: --dry-run")
     confirm = (lambda question: True) if yes else typer.confirm
     show_finished(start(recipe, out, resume=run, confirm=confirm))
 

@@ -10,6 +10,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
+import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -32,7 +34,7 @@ from flanlite.prompt.tokenizer import Tokenizer
 from flanlite.prompt.toolcalls import tool_prompt
 from flanlite.recipe import Recipe
 from flanlite.terminal import OnProgress, byte_progress, say
-from flanlite.training_set import DATA, REJECTS, REPORT, SCHEMA, TrainingSet, record_batch
+from flanlite.training_set import DATA, FILES, REJECTS, REPORT, SCHEMA, TrainingSet, record_batch
 
 VERSION = 1
 """Raised when the same data and settings would give other ids or another folder, so that no old cache is taken."""
@@ -41,27 +43,24 @@ IN_PROCESS_BYTES = 4_000_000
 """Smaller inputs are done before a worker process has started."""
 
 
-def convert_for(recipe: Recipe, names: Sequence[str], out: Path | None = None) -> TrainingSet:
-    """The training set that a recipe makes of the data so named, in `out` or, without one, in the cache.
+def convert_for(recipe: Recipe, out: Path | None = None) -> TrainingSet:
+    """The training set that a recipe makes of its data, in `out` or, without one, in the cache.
 
     A set in the cache is taken as it is if data, tokenizer, template and settings are the same.
     """
     base = resolve(recipe.base)
     tokenizer = Tokenizer.load(hub.model_dir(base, weights=False, say=say))
-    sources = find_sources(names, recipe.subset, say=say)
+    sources = find_sources(recipe.data, recipe.subset, say=say)
     template = (base.template or "auto") if recipe.template == "base" else recipe.template
     settings = Settings(template, recipe.tool_style, recipe.form, recipe.max_tokens, recipe.overlong)
     if out is None:
-        out = cache_dir() / "sets" / cache_key(sources, tokenizer, choose_template(template, tokenizer), settings)
+        out = (
+            hub.own_cache_dir() / "sets" / cache_key(sources, tokenizer, choose_template(template, tokenizer), settings)
+        )
         if (out / REPORT).is_file():
             return TrainingSet(out)
     with byte_progress("converting") as on_progress:
         return convert(sources, tokenizer, settings, out, on_progress=on_progress)
-
-
-def cache_dir() -> Path:
-    """Where training sets are kept between runs; the environment's FLANLITE_CACHE names another place."""
-    return Path(os.environ.get("FLANLITE_CACHE") or "~/.cache/flanlite").expanduser()
 
 
 def cache_key(sources: Sequence[Source], tokenizer: Tokenizer, template: Template, settings: Settings) -> str:
@@ -90,8 +89,10 @@ def convert(
     """
     template = choose_template(settings.template, tokenizer)
     out = out.resolve()
-    beside = out.with_name(out.name + ".partial")
-    _make_room(out, beside)
+    _check_free(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own, since another tune of the same data may be at it too.
+    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         tallies = _write(sources, tokenizer, settings, beside, on_progress, processes)
         report = {
@@ -108,17 +109,19 @@ def convert(
         _check_trainable(tallies, beside, out)
         if out.exists():
             shutil.rmtree(out)
+        beside.chmod(0o755)  # a temporary folder is its owner's alone
         beside.rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return TrainingSet(out)
 
 
-def _make_room(out: Path, beside: Path) -> None:
-    if out.exists() and not (out / REPORT).is_file() and (not out.is_dir() or any(out.iterdir())):
+def _check_free(out: Path) -> None:
+    """Raises FlanliteError where `out` holds anything but an older training set."""
+    found = {file.name for file in out.iterdir()} if out.is_dir() else set()
+    is_older_set = {DATA, REPORT, REJECTS} <= found and found <= FILES
+    if (out.exists() and not out.is_dir()) or (found and not is_older_set):
         raise FlanliteError(f"{out} exists and is no training set.", "Name another --out.")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
 
 
 def _check_trainable(tallies: Sequence[Tally], beside: Path, out: Path) -> None:
@@ -129,7 +132,7 @@ def _check_trainable(tallies: Sequence[Tally], beside: Path, out: Path) -> None:
         raise FlanliteError("The data holds no rows.", "Check that the files are the right ones.")
     if total.trained_tokens:
         return
-    rejects = (beside / REJECTS).rename(out.with_name(out.name + "." + REJECTS))
+    rejects = (beside / REJECTS).replace(out.with_name(out.name + "." + REJECTS))
     with rejects.open(encoding="utf-8") as lines:
         first = json.loads(next(lines))
     raise FlanliteError(
@@ -195,7 +198,7 @@ def _convert_blocks(
     # Spawned, not forked: the caller may have threads, and the behaviour is the same on every system.
     context = multiprocessing.get_context("spawn")
     pending: deque[Future[_Done]] = deque()
-    with ProcessPoolExecutor(processes, context, _start_worker, (tokenizer, settings)) as pool:
+    with ProcessPoolExecutor(processes, context, _start_quiet_worker, (tokenizer, settings)) as pool:
         try:
             for block in blocks:
                 pending.append(pool.submit(_convert_block, *block))
@@ -235,6 +238,12 @@ _worker: tuple[Tokenizer, Template, Settings]
 def _start_worker(tokenizer: Tokenizer, settings: Settings) -> None:
     global _worker
     _worker = (tokenizer, choose_template(settings.template, tokenizer), settings)
+
+
+def _start_quiet_worker(tokenizer: Tokenizer, settings: Settings) -> None:
+    # Ctrl-C reaches every process; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _start_worker(tokenizer, settings)
 
 
 def _convert_block(source: int, block: Block, form: str) -> _Done:

@@ -90,7 +90,9 @@ class OverlongError(ValueError):
 
 def convert_row(row: Any, form: str, template: Template, tokenizer: Tokenizer, settings: Settings) -> Example:
     """One parsed row to tokens. Raises ValueError with a sentence where the row has to be rejected."""
-    turns, broken_marks = break_marks(as_text(read_row(row, form), settings.tool_style), template.marks)
+    turns, broken_marks = break_marks(
+        as_text(read_row(row, form), settings.tool_style), template.marks, in_answers=template.encodes_specials_in_text
+    )
     _check_unicode(turns)
     last_trained = max(index for index, turn in enumerate(turns) if turn.trained)
     trailing_turns = len(turns) - last_trained - 1

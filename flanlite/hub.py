@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -155,6 +156,11 @@ def described(base: Base) -> Base:
     return base.with_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
+def parameters_of(base: Base) -> int:
+    """How many parameters a base has: by its shape or, for an architecture not counted here, by its 16-bit files."""
+    return base.parameters if base.shape is not None else model_download(base).total_bytes // 2
+
+
 def data_files(repo: str, subsets: Sequence[str] = (), *, say: Say = log.info) -> list[Path]:
     """The JSON files of a data set on the hub: of the `subsets` in their order, or all. Raises FlanliteError.
 
@@ -188,6 +194,11 @@ def reach(timeout_s: float = 5.0) -> str:
 def cache_dir() -> Path:
     """The folder downloads go to (HF_HOME or HF_HUB_CACHE move it); it need not exist yet."""
     return Path(constants.HF_HUB_CACHE)
+
+
+def own_cache_dir() -> Path:
+    """Where what flanlite makes of downloads is kept between runs; the environment's FLANLITE_CACHE names another."""
+    return Path(os.environ.get("FLANLITE_CACHE") or "~/.cache/flanlite").expanduser()
 
 
 def free_bytes(folder: Path) -> int:

@@ -66,10 +66,10 @@ def merge_run(
 def trained_template(run: Run, tokenizer: Tokenizer) -> Template:
     """The template the run was tuned with. Raises FlanliteError where the adapter's is no longer the same."""
     template = open_template(run.record["template"], tokenizer)
-    if fingerprint(template) != run.record["template_hash"]:
+    if fingerprint(template, run.recipe.tool_style) != run.record["template_hash"]:
         raise FlanliteError(
-            f"The chat template in {run.adapter_dir} is not the one that the run was tuned with.",
-            "Put chat_template.jinja back as it was: a model asked in another way than it was taught answers worse.",
+            f"The chat template in {run.adapter_dir}, or flanlite's tool prompt, is not what the run was tuned with.",
+            "Put chat_template.jinja back as it was, or use the flanlite of that run.",
         )
     return template
 

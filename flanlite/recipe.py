@@ -33,9 +33,17 @@ class Recipe:
     form: Literal["auto", "agent-flan", "messages", "sharegpt"] = _setting(
         "auto", "how the rows are written; auto looks at each file"
     )
-    general: str = _setting("sharegpt", "general chat mixed in: `sharegpt`, a file, folder or hub name, or `none`")
+    general: str = _setting(
+        "auto",
+        "general chat mixed in: `sharegpt`, a file, folder or hub name, or `none`; auto: sharegpt beside Agent-FLAN, "
+        "none beside your own data",
+    )
     general_share: float = _setting(0.5, "share of general chat in the trained tokens; the paper mixes 1 : 1")
-    budget: str = _setting("3h", "predicted hours to size the sample for, such as 3h or 40m; `full` takes every row")
+    budget: str = _setting(
+        "auto",
+        "predicted time to size the sample for, such as 3h or 40m, or `full` for every row; auto: 3h for Agent-FLAN, "
+        "full for your own data",
+    )
     template: Literal["base", "llama2", "agent-flan", "auto"] = _setting(
         "base", "how turns become tokens; base: what the table of bases says, auto: the model's own chat template"
     )
@@ -68,6 +76,11 @@ class Recipe:
     seed: int = _setting(1, "of the sample, the LoRA matrices and the order of the rows")
     save_minutes: float = _setting(10.0, "minutes between checkpoints")
     report_to: str = _setting("none", "a tracker that trl knows, such as tensorboard or wandb")
+
+    @property
+    def is_default_data(self) -> bool:
+        """Whether no data of the user's own is named."""
+        return self.data == Recipe.data
 
     def with_settings(self, settings: Mapping[str, Any], origin: str) -> Recipe:
         """The recipe with other values. Raises FlanliteError for an unknown key or a value that does not fit."""
@@ -113,7 +126,7 @@ def load_recipe(
 
     What they leave open is as in `start`, or has its default.
     """
-    recipe = start or Recipe()
+    recipe = Recipe() if start is None else start
     if source is not None:
         recipe = recipe.with_settings(_read(find_recipe(source)), source)
     for pair in overrides:
@@ -173,12 +186,9 @@ def _coerced(key: str, value: Any, hint: Any, origin: str) -> Any:
             return value if isinstance(value, bool) else _BOOLEANS[str(value).lower()]
         if hint is str:
             return "none" if value is None else str(value)
-        if isinstance(value, bool):
+        if isinstance(value, bool) or (hint is int and isinstance(value, float) and value != int(value)):
             raise ValueError
-        number = float(value)
-        if hint is int and number != int(number):
-            raise ValueError
-        return int(number) if hint is int else number
+        return hint(value)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         wanted = str(error) if choices else _KINDS.get(hint, "a list")
         raise FlanliteError(f"{origin} sets {key} to {value!r}, which should be {wanted}.") from None
@@ -202,9 +212,10 @@ _AT_LEAST = {
     "warmup_share": 0,
     "lora_dropout": 0,
     "weight_decay": 0,
+    "seed": 0,
 }
 _ABOVE = {"epochs": 0, "learning_rate": 0, "max_grad_norm": 0, "save_minutes": 0}
-_BELOW = {"general_share": 1, "validation_share": 1, "lora_dropout": 1, "warmup_share": 1}
+_BELOW = {"general_share": 1, "validation_share": 1, "lora_dropout": 1, "warmup_share": 1, "seed": 2**32}
 
 
 def _checked(recipe: Recipe, origin: str) -> Recipe:
@@ -217,9 +228,25 @@ def _checked(recipe: Recipe, origin: str) -> Recipe:
         for key, limit in limits.items():
             if not is_right(getattr(recipe, key), limit):
                 raise FlanliteError(f"{origin} sets {key} to {getattr(recipe, key)}, which should be {words} {limit}.")
+    if recipe.budget != "auto":
+        budget_seconds(recipe.budget)
     if recipe.batch_rows % recipe.micro_rows:
         raise FlanliteError(
             f"{origin} asks for {recipe.batch_rows} rows a step in micro-steps of {recipe.micro_rows}.",
             "batch_rows must be a multiple of micro_rows.",
         )
     return recipe
+
+
+def budget_seconds(budget: str) -> float:
+    """Seconds of a budget such as 3h, 40m or 90s; infinity for `full`. Raises FlanliteError for anything else."""
+    if budget == "full":
+        return float("inf")
+    units = {"h": 3600, "m": 60, "s": 1}
+    try:
+        seconds = float(budget[:-1]) * units[budget[-1:]]
+    except (ValueError, KeyError):
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise FlanliteError(f"budget={budget} is no time.", "Write it as 3h, 40m or 90s, or full for every row.")
+    return seconds

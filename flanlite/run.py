@@ -65,6 +65,8 @@ class Origins:
     dtype: str
     machine: str
     sources: tuple[SourceCount, ...] = ()
+    budget_tokens: float | None = None
+    """The most tokens to train on, which a resume keeps; None for every row."""
 
 
 @dataclass(frozen=True)
@@ -151,13 +153,23 @@ class Run:
                 found.append(f"{words}: {stored.get(key)} -> {current[key]}")
         return found
 
+    @property
+    def budget_tokens(self) -> float:
+        """The most tokens that the run was sized for; infinity for every row."""
+        stored = self.record.get("budget_tokens")
+        return float("inf") if stored is None else float(stored)
+
+    def check_unfinished(self) -> None:
+        """Raises FlanliteError where there is nothing to resume."""
+        if self.is_finished:
+            raise FlanliteError(f"{self.folder} is finished: there is nothing to resume.", "Start a new run.")
+
     def check_resumable(self, recipe: Recipe, origins: Origins) -> list[str]:
         """The package versions that differ from those the run began with, which is worth a warning.
 
         Raises FlanliteError where the run is finished, or where data, template or settings are others than before.
         """
-        if self.is_finished:
-            raise FlanliteError(f"{self.folder} is finished: there is nothing to resume.", "Start a new run.")
+        self.check_unfinished()
         differences = self.differences(recipe, origins)
         if differences:
             raise FlanliteError(

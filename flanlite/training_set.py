@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import datasets
 
 DATA, REPORT, REJECTS = "data.arrow", "report.json", "rejects.jsonl"
+FILES = {DATA, REPORT, REJECTS, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+"""All that a training set's folder holds."""
 ROLES = ("template", "system", "user", "observation", "assistant")
 SCHEMA = pa.schema(
     [

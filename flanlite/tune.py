@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from flanlite.engine.device import Machine, check_size, choose_machine
 from flanlite.errors import FlanliteError
 from flanlite.prompt.template import Template, choose_template, fingerprint
 from flanlite.prompt.tokenizer import Tokenizer
-from flanlite.recipe import Recipe, load_recipe
+from flanlite.recipe import Recipe, budget_seconds, load_recipe
 from flanlite.run import Origins, Run, SourceCount, create_run
 from flanlite.terminal import console, say, show_losses
 from flanlite.training_set import TrainingSet
@@ -43,20 +45,33 @@ def default_recipe(base: str, machine: Machine) -> str | None:
         return "tiny"
     if machine.kind == "cpu":
         return None
-    if machine.capability and machine.capability < (8, 0):
-        return "colab-t4"
     gib = machine.memory_bytes / 2**30
-    return next((name for limit, name in CARD_RECIPES if gib < limit), "24gb")
+    name = next((name for limit, name in CARD_RECIPES if gib < limit), "24gb")
+    return "colab-t4" if name == "16gb" and machine.dtype == "float16" else name
 
 
-def recipe_for(source: str | None, pairs: Sequence[str], options: Mapping[str, Any]) -> Recipe:
-    """The recipe that the command line names, or the shipped one that suits base and machine."""
+def recipe_for(source: str | None, pairs: Sequence[str], options: Mapping[str, Any]) -> tuple[Recipe, str]:
+    """The recipe that the command line names, or the shipped one that suits base and machine, and where it is from."""
     if source is None:
         asked = load_recipe(None, pairs, options)
         source = default_recipe(asked.base, choose_machine(asked))
-        if source is not None:
-            say(f"Recipe {source}, by base and machine; `flanlite recipes list` shows the others.")
-    return load_recipe(source, pairs, options)
+    origin = f"Recipe {source}" if source else "The default settings"
+    return load_recipe(source, pairs, options), origin
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with everything chosen that it leaves to base, data and machine."""
+    machine = choose_machine(recipe)
+    template = (resolve(recipe.base).template or "auto") if recipe.template == "base" else recipe.template
+    own = not recipe.is_default_data
+    return dataclasses.replace(
+        recipe,
+        template=template,
+        general=("none" if own else "sharegpt") if recipe.general == "auto" else recipe.general,
+        budget=("full" if own else "3h") if recipe.budget == "auto" else recipe.budget,
+        backend=machine.backend,
+        dtype=machine.dtype,
+    )
 
 
 @dataclass(frozen=True)
@@ -119,17 +134,14 @@ class Job:
 
     recipe: Recipe
     base: Base
+    parameters: int
     machine: Machine
     tokenizer: Tokenizer
     template: Template
     mixture: Mixture
-
-    @property
-    def hours(self) -> float:
-        """Predicted, not measured."""
-        card = self.machine.name if self.machine.kind == "cuda" else None
-        rate = predicted_tokens_per_s(card, self.base.parameters)
-        return self.mixture.tokens * self.recipe.epochs / rate / 3600
+    budget_tokens: float
+    hours: float
+    """Predicted, not measured."""
 
     @property
     def origins(self) -> Origins:
@@ -138,48 +150,53 @@ class Job:
             base=self.base.where if self.base.name != "tiny" else "tiny",
             data_hash=self.mixture.data_hash,
             template=self.template.name,
-            template_hash=fingerprint(self.template),
+            template_hash=fingerprint(self.template, self.recipe.tool_style),
             tokenizer_hash=self.tokenizer.fingerprint,
             backend=self.machine.backend,
             dtype=self.machine.dtype,
             machine=self.machine.name,
             sources=tuple(count for count, _ in self.mixture.sources),
+            budget_tokens=None if math.isinf(self.budget_tokens) else self.budget_tokens,
         )
 
 
-def prepare(recipe: Recipe) -> Job:
-    """Everything up to the weights: machine, base, data. Raises FlanliteError where the tune could not run."""
+def prepare(recipe: Recipe, budget_tokens: float | None = None) -> Job:
+    """Everything up to the weights: machine, base, data. Raises FlanliteError where the tune could not run.
+
+    A resumed run gives the tokens it began with, since another card would get another number for the same hours.
+    """
+    recipe = resolved(recipe)
     machine = choose_machine(recipe)
     base = hub.described(resolve(recipe.base))
-    check_size(machine, base.name, base.parameters)
+    parameters = hub.parameters_of(base)
+    check_size(machine, base.name, parameters)
+    if base.context_length and recipe.max_tokens > base.context_length:
+        raise FlanliteError(
+            f"max_tokens is {recipe.max_tokens:,}, and {base.name} reads {base.context_length:,} tokens.", "Lower it."
+        )
     say(machine.line)
-    agent = convert_for(recipe, recipe.data)
-    general = convert_for(recipe, [recipe.general]) if recipe.general != "none" and recipe.general_share else None
+    agent = convert_for(recipe)
+    general = None
+    if recipe.general != "none" and recipe.general_share:
+        # Its form and subsets are its own.
+        general = convert_for(dataclasses.replace(recipe, data=(recipe.general,), subset=(), form="auto"))
     tokenizer = agent.tokenizer
-    template = choose_template(agent.report["settings"]["template"], tokenizer)
+    template = choose_template(recipe.template, tokenizer)
     tokenizer.chat_template = template.chat_template
     card = machine.name if machine.kind == "cuda" else None
-    budget = parse_budget(recipe.budget) * predicted_tokens_per_s(card, base.parameters) / recipe.epochs
-    chosen = mix(_rows(agent), None if general is None else _rows(general), recipe.general_share, budget, recipe.seed)
-    return Job(recipe, base, machine, tokenizer, template, Mixture(agent, chosen[0], general, chosen[1]))
+    rate = predicted_tokens_per_s(card, parameters)
+    if budget_tokens is None:
+        budget_tokens = budget_seconds(recipe.budget) * rate / recipe.epochs
+    chosen = mix(
+        _rows(agent), None if general is None else _rows(general), recipe.general_share, budget_tokens, recipe.seed
+    )
+    mixture = Mixture(agent, chosen[0], general, chosen[1])
+    hours = mixture.tokens * recipe.epochs / rate / 3600
+    return Job(recipe, base, parameters, machine, tokenizer, template, mixture, budget_tokens, hours)
 
 
 def _rows(training_set: TrainingSet) -> Rows:
     return Rows(training_set.sources, training_set.source_of, training_set.tokens_of, training_set.trained_tokens_of)
-
-
-def parse_budget(budget: str) -> float:
-    """Seconds of a budget such as 3h, 40m or 90s; infinity for `full`. Raises FlanliteError for anything else."""
-    if budget == "full":
-        return float("inf")
-    units = {"h": 3600, "m": 60, "s": 1}
-    try:
-        seconds = float(budget[:-1]) * units[budget[-1:]]
-    except (ValueError, KeyError):
-        seconds = 0.0
-    if not seconds > 0:
-        raise FlanliteError(f"budget={budget} is no time.", "Write it as 3h, 40m or 90s, or full for every row.")
-    return seconds
 
 
 def tune(
@@ -190,17 +207,21 @@ def tune(
     `confirm` is asked before a tune of many hours. Raises Interrupted (a FlanliteError) after Ctrl-C, with a checkpoint
     written.
     """
-    job = prepare(recipe)
+    if resume is not None:
+        resume.check_unfinished()
+    elif out is not None and out.exists():
+        raise FlanliteError(f"{out} is there already.", "Name another --out, or go on with it: --resume.")
+    job = prepare(recipe, None if resume is None else resume.budget_tokens)
     announce(job)
     if job.hours > ASK_ABOVE_HOURS and not confirm(f"This will take about {in_time(job.hours)}. Start?"):
         raise FlanliteError("Not started.", "A smaller budget trains on fewer rows, for example budget=6h.")
     if resume is None:
         run = create_run(recipe.base) if out is None else create_run(recipe.base, out.parent, out.name)
-        run.begin(recipe, job.origins)
+        run.begin(job.recipe, job.origins)
         say(f"Run folder {run.folder}")
     else:
         run = resume
-        for change in run.check_resumable(recipe, job.origins):
+        for change in run.check_resumable(job.recipe, job.origins):
             say(f"Note: since the run began, {change}.")
     _train(job, run, is_resumed=resume is not None)
     return run
@@ -246,21 +267,23 @@ def announce(job: Job) -> None:
         f"{rows:,} conversations, {job.mixture.tokens:,} tokens, {trained / max(job.mixture.tokens, 1):.0%} of them "
         f"trained; about {in_time(job.hours)} on {job.machine.name}, predicted and not measured."
     )
-    for line in disk_lines(job.base):
+    for line in disk_lines(job.base, job.parameters):
         say(line)
 
 
-def disk_lines(base: Base) -> Sequence[str]:
-    """Sentences on downloads and disk; none for a base that lies in a folder."""
+def disk_lines(base: Base, parameters: int) -> Sequence[str]:
+    """Sentences on downloads and disk."""
+    merged = f"A merge writes {hub.in_words(2 * parameters)}."
     if base.folder is not None:
-        return []
+        return [merged]
     to_train = hub.model_download(base, quantised=True)
     to_merge = hub.model_download(base)
     lines = [f"Weights for training: {to_train}"]
     if to_merge.repo != to_train.repo:
         lines.append(f"16-bit weights, for a merge only: {to_merge}")
-    lines.append(f"A merge writes {hub.in_words(base.bytes_16bit)}.")
-    return lines
+    if base.weights == "bin":
+        lines.append(f"They are converted to safetensors once, which takes {hub.in_words(2 * parameters)} more.")
+    return [*lines, merged]
 
 
 def in_time(hours: float) -> str:

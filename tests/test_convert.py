@@ -160,6 +160,16 @@ def test_a_folder_that_is_no_training_set_is_left_alone(tokenizer, tmp_path):
     assert (taken / "thesis.txt").read_text() == "years of work"
 
 
+def test_a_folder_with_a_report_of_another_kind_is_left_alone(tokenizer, tmp_path):
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    for name in ("report.json", "data.arrow", "rejects.jsonl", "thesis.txt"):
+        (taken / name).write_text("years of work")
+    with pytest.raises(FlanliteError, match="exists and is no training set"):
+        convert(written(tmp_path, [row("q", "a")]), tokenizer, Settings("auto"), taken)
+    assert (taken / "thesis.txt").read_text() == "years of work"
+
+
 def test_a_failed_conversion_leaves_the_older_set_as_it_was(tokenizer, tmp_path):
     convert(written(tmp_path, [row("q", "a")]), tokenizer, Settings("auto"), tmp_path / "set")
     with pytest.raises(FlanliteError):
@@ -189,9 +199,9 @@ def test_a_second_tune_takes_the_set_from_the_cache(tmp_path, monkeypatch, token
     base = byte_level_folder(tmp_path / "base", CHATML, None, "<|im_end|>")
     (base / "config.json").write_text(json.dumps({"model_type": "llama"}))
     (source,) = written(tmp_path, [row("q", "a")])
-    first = convert_for(Recipe(base=str(base)), [str(source.file)])
+    first = convert_for(Recipe(base=str(base), data=(str(source.file),)))
     stamp = (first.folder / "data.arrow").stat().st_mtime_ns
-    again = convert_for(Recipe(base=str(base)), [str(source.file)])
+    again = convert_for(Recipe(base=str(base), data=(str(source.file),)))
     assert again.folder == first.folder
     assert (again.folder / "data.arrow").stat().st_mtime_ns == stamp
 

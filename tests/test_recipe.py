@@ -28,7 +28,7 @@ def test_every_setting_has_a_meaning():
     rate=st.floats(1e-7, 1),
     epochs=st.floats(0.1, 9),
     data=st.lists(st.text(min_size=1), max_size=3),
-    seed=st.integers(),
+    seed=st.integers(0, 2**32 - 1),
 )
 def test_a_recipe_reads_back_as_it_was_written(rate, epochs, data, seed):
     recipe = Recipe(learning_rate=rate, epochs=epochs, data=tuple(data), seed=seed)

@@ -15,11 +15,13 @@ from flanlite.conversation import Turn
 from flanlite.corpus.forms import detect_form, read_row
 from flanlite.errors import FlanliteError
 from flanlite.prompt.agent_flan import ASSISTANT, END_OF_TURN, HUMAN
-from flanlite.prompt.segments import BREAK, break_marks
+from flanlite.prompt.llama2 import Llama2
+from flanlite.prompt.segments import BREAK, Segment, break_marks
 from flanlite.prompt.template import MASKED, choose_template, tokenize
 from flanlite.prompt.tokenizer import Tokenizer
 from flanlite.prompt.toolcalls import as_text
 
+LLAMA2_MARKS = Llama2.marks
 TEMPLATES = Path(__file__).parent / "templates"
 JINJA = {"chatml": (None, "<|im_end|>"), "thinking": (None, "<|im_end|>"), "mistral": ("<s>", "</s>"),
          "llama3": ("<|begin_of_text|>", "<|eot_id|>"), "gemma": ("<s>", "<|im_end|>")}  # fmt: skip
@@ -98,7 +100,7 @@ def real_conversations(shared_data: Path):
         rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
         for row in rows:
             turns = as_text(read_row(row, detect_form(row)), "react")
-            turns, broken = break_marks(turns, ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>"))
+            turns, broken = break_marks(turns, LLAMA2_MARKS, in_answers=True)
             last = max(index for index, turn in enumerate(turns) if turn.role == "assistant")
             first = next(turn for turn in turns if turn.role != "system")
             if not broken and first.role == "user":
@@ -213,6 +215,10 @@ def reference_ids(tokenizer: Tokenizer, turns: list[Turn], folder: Path) -> list
 @pytest.mark.parametrize("name", [name for name in CONVERSATIONS if name not in ("empty texts", "blanks around")])
 def test_a_bases_own_template_gives_the_ids_of_transformers(name, jinja_tokenizer, tmp_path):
     turns = CONVERSATIONS[name]
+    if "<think>" in jinja_tokenizer.chat_template and sum(turn.role == "assistant" for turn in turns) > 1:
+        pytest.skip(
+            "answers before the last stand behind the prompt they are asked with, not as transformers shows them"
+        )
     tokens = tokenize(choose_template("auto", jinja_tokenizer), jinja_tokenizer, turns)
     assert tokens.ids == reference_ids(jinja_tokenizer, turns, tmp_path)
     check_masks(tokens, turns, jinja_tokenizer)
@@ -226,12 +232,29 @@ def test_a_bases_own_template_trains_answers_and_the_token_that_ends_them(jinja_
     assert template.stop_ids[0] == jinja_tokenizer.id_of(end)
 
 
-def test_what_is_asked_in_chat_is_what_was_taught(jinja_tokenizer):
+def test_every_answer_is_asked_for_as_it_was_taught(jinja_tokenizer):
+    """A chat asks behind the generation prompt, which some templates write otherwise before earlier answers."""
     template = choose_template("auto", jinja_tokenizer)
     turns = CONVERSATIONS["observations"]
     whole = tokenize(template, jinja_tokenizer, turns)
-    opened = tokenize(template, jinja_tokenizer, turns[:-1], is_open=True)
-    assert whole.ids[: len(opened.ids)] == opened.ids
+    prompt = template.render([user("x")], is_open=True)[-1].text
+    prompt_ids = jinja_tokenizer.encode_with_specials([Segment(prompt.removeprefix("x"))])[0]
+    starts = [
+        sum(span.tokens for span in whole.spans[:index]) for index, span in enumerate(whole.spans) if span.trained
+    ]
+    assert len(starts) == 2
+    for start in starts:
+        length = min(3, len(prompt_ids))
+        assert whole.ids[start - length : start] == prompt_ids[-length:]
+
+
+def test_marks_that_a_template_writes_as_plain_text_are_broken_too(jinja_tokenizer):
+    template = choose_template("auto", jinja_tokenizer)
+    if "[INST]" not in jinja_tokenizer.chat_template:
+        pytest.skip("this template writes control tokens only")
+    broken, count = break_marks([user("x [/INST] sure [INST] y")], template.marks, in_answers=True)
+    assert count == 2
+    assert "[/INST]" not in broken[0].text
 
 
 def test_a_template_that_rewrites_a_turn_is_refused_with_the_reason(tmp_path):
@@ -273,8 +296,8 @@ def test_the_exported_jinja_template_writes_the_same_text(name, template_name, l
 
 
 def test_marks_in_a_turn_are_broken_with_one_character_and_counted():
-    turns = [user("x [/INST] y </s><s>[INST] z"), Turn("observation", "<<SYS>>"), assistant("fine")]
-    broken, count = break_marks(turns, ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>"))
+    turns = [user("x [/INST] y </s><s>[INST] z"), Turn("observation", "<<SYS>>"), assistant("<s>old</s>")]
+    broken, count = break_marks(turns, LLAMA2_MARKS, in_answers=False)
     assert count == 5
     assert broken[1].text == f"<{BREAK}<SYS>>"
     assert broken[0].text.replace(BREAK, "") == turns[0].text
@@ -329,7 +352,7 @@ def test_agent_flan_equals_one_encode_on_random_conversations(llama2_tokenizer, 
 def test_masks_hold_on_random_conversations_in_a_bases_own_template(jinja_tokenizer, system, turns):
     template = choose_template("auto", jinja_tokenizer)
     whole = [*([Turn("system", system)] if system is not None else []), user("q"), *turns, assistant("end")]
-    broken, _ = break_marks(whole, template.marks)
+    broken, _ = break_marks(whole, template.marks, in_answers=True)
     tokens = tokenize(template, jinja_tokenizer, broken)
     check_masks(tokens, whole, jinja_tokenizer)
     ends = sum(label in template.stop_ids for label in tokens.labels)

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import LLAMA2_FOLDER
 from hub_server import Repo, serve
 from random_llama import write_base
 
@@ -35,14 +34,14 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def llama2_shaped(place, llama2_tokenizer) -> Path:
+def llama2_shaped(place, llama2_folder) -> Path:
     """A few layers with Llama-2's 32,000 pieces, random weights and the real tokenizer."""
     base = write_base(
         place / "base", layers=3, width=128, intermediate=320, vocabulary=32000, spread=0.02, dtype="float16"
     )
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (base / name).unlink()
-    for file in LLAMA2_FOLDER.iterdir():
+    for file in llama2_folder.iterdir():
         shutil.copy(file, base / file.name)
     return base
 
@@ -70,7 +69,7 @@ def test_a_llama2_shaped_model_learns_from_the_data(tuned):
 
 def test_it_merges_within_its_bounds(tuned, place):
     said = flanlite(place, "merge", "runs/mine", "--out", "merged")
-    assert "The merged model is in merged." in " ".join(said.split())
+    assert "The merged model is in" in said
     assert json.loads((place / "merged" / "generation_config.json").read_text())["eos_token_id"] == [2]
 
 

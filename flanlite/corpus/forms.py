@@ -38,10 +38,14 @@ def read_sharegpt(row: Row) -> Conversation:
             turns.append(_plain_turn(message, "from" if "from" in message else "role", "value"))
             continue
         calls = _calls(_json(message.get("value"), "the function_call"))
-        if turns and turns[-1].role == "assistant":
-            turns[-1] = replace(turns[-1], calls=turns[-1].calls + calls, trained=_is_trained(message))
+        trained = _is_trained(message)
+        if turns and turns[-1].role == "assistant" and turns[-1].trained == trained:
+            turns[-1] = replace(turns[-1], calls=turns[-1].calls + calls)
         else:
-            turns.append(Turn("assistant", "", calls, _is_trained(message)))
+            turns.append(Turn("assistant", "", calls, trained))
+    system = row.get("system")
+    if isinstance(system, str) and system.strip():
+        turns.insert(0, Turn("system", system))
     return _conversation(row, turns)
 
 

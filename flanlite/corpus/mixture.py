@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flanlite.errors import FlanliteError
+
 NEGATIVE = "negative"
 """A source whose name holds this word is never sampled down."""
 
@@ -39,6 +41,11 @@ def mix(agent: Rows, general: Rows | None, share: float, budget: float, seed: in
     general_per_agent = share / (1 - share) if general is not None else 0.0
     whole = np.array([NEGATIVE in agent.names[source] for source in agent.source], bool)
     fraction = _fitting_fraction(agent, whole, general, general_per_agent, budget)
+    if fraction == 0 and not whole.all():
+        raise FlanliteError(
+            "The budget is used up by the negative samples and their general chat: nothing else could be learnt.",
+            "Give more time, for example budget=3h, or budget=full.",
+        )
     taken = [np.flatnonzero(whole)]
     for source in range(len(agent.names)):
         rows = np.flatnonzero((agent.source == source) & ~whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def read_blocks(file: Path) -> Iterator[Block]:
             blocks = _array_blocks(file, stream) if start == b"[" else _line_blocks(file, stream)
             for first_row, rows in blocks:
                 yield Block(file, first_row, rows, raw.tell())
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise FlanliteError(f"{file} is a broken gzip file: {error}.", "Fetch or pack it again.") from error
     except OSError as error:
         raise FlanliteError(f"{file} cannot be read: {error.strerror or error}.") from error

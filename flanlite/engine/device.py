@@ -31,7 +31,7 @@ BFLOAT16_CAPABILITY = (8, 0)
 TINY_LINE = "flanlite tune --base tiny"
 """The command that shows the whole way on any machine."""
 
-CUDA_TORCH_LINE = 'pip install --force-reinstall "torch>=2.11,<2.14" --index-url https://download.pytorch.org/whl/cu130'
+CUDA_TORCH_LINE = 'pip install "torch==2.13.0+cu130" --index-url https://download.pytorch.org/whl/cu130'
 """PyPI's torch for Windows is a CPU build; this index has the CUDA builds."""
 
 
@@ -125,10 +125,18 @@ def choose_dtype(
 
 
 def check_size(machine: Machine, base: str, parameters: int) -> None:
-    """Raises FlanliteError where a base of so many parameters would have to be tuned on a CPU."""
-    if machine.kind == "cuda" or parameters <= CPU_PARAMETERS:
-        return
+    """Raises FlanliteError where so many parameters would have to be tuned on a CPU, or do not fit the card."""
     needed = f"an NVIDIA card with {card_gigabytes(parameters)} GB or more"
+    if machine.kind == "cuda":
+        if machine.memory_bytes < card_gigabytes(parameters) * 0.9e9:
+            raise FlanliteError(
+                f"{base} has {parameters / 1e9:.1f} billion parameters and needs {needed}; "
+                f"{machine.name} has {machine.memory_bytes / 1e9:.0f} GB.",
+                "`flanlite bases` lists smaller ones.",
+            )
+        return
+    if parameters <= CPU_PARAMETERS:
+        return
     tiny = f"To see the whole way on this machine: {TINY_LINE}"
     size = f"{base} has {parameters / 1e9:.1f} billion parameters"
     if machine.unused_card:

@@ -131,6 +131,7 @@ def merge(
     `out` is taken, the disk too small, the adapter unfit or more than plain LoRA, or a file missing.
     """
     start = time.monotonic()
+    out = out.resolve()
     adapter = Adapter(inputs.adapter_dir)
     chosen = inputs.chosen_weights()
     _check_fit(inputs, adapter, chosen)
@@ -270,13 +271,12 @@ def _write_settings(
         {key: value for key, value in config.items() if key not in NOT_OF_THE_MODEL}
         | {"torch_dtype": str(kind).removeprefix("torch.")},
     )
-    base_file = inputs.base_dir / "generation_config.json"
-    generation = read_json(base_file) if base_file.is_file() else {}
-    if config.get("bos_token_id") is not None:
-        generation.setdefault("bos_token_id", config["bos_token_id"])
-    if pad_id is not None:
-        generation["pad_token_id"] = pad_id
-    write_json(partial / "generation_config.json", generation | {"eos_token_id": list(stop_ids)})
+    # The base's own may sample or punish repetition, which breaks the copying of arguments.
+    generation = {"bos_token_id": config.get("bos_token_id"), "eos_token_id": list(stop_ids), "pad_token_id": pad_id}
+    write_json(
+        partial / "generation_config.json",
+        {key: value for key, value in generation.items() if value is not None} | {"do_sample": False},
+    )
     for name in TOKENIZER_FILES:
         if (inputs.adapter_dir / name).is_file():
             shutil.copyfile(inputs.adapter_dir / name, partial / name)
@@ -293,7 +293,7 @@ def _card(name: str, inputs: MergeInputs, base_name: str, kind: torch.dtype, par
     lines += [f"base_model: {base_name}"] if known else []
     lines += ["tags: [flanlite, lora-merged]", "---", "", f"# {name}", ""]
     lines += [
-        f"{base_name if known else 'A chat model'}, tuned into an agent that calls tools with flanlite. The LoRA "
+        f"{base_name if known else 'A chat model'}, tuned with flanlite on conversations of an agent. The LoRA "
         f"adapter is merged onto {onto}, added in float32 and rounded once to {str(kind).removeprefix('torch.')}.",
         "",
         "Prompts follow the chat template in this folder; a turn ends at the stop tokens of generation_config.json.",

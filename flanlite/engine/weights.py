@@ -8,6 +8,7 @@ already quantised to 4 bits reads like a 16-bit one: its weights come out dequan
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -287,6 +288,7 @@ def open_partial(out: Path, *, overwrite: bool) -> Path:
 
     Raises FlanliteError when `out` already holds something and may not be overwritten.
     """
+    out = out.resolve()
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not overwrite):
         raise FlanliteError(f"{out} already exists.", "Choose another folder, or add --overwrite.")
     partial = out.with_name(out.name + PARTIAL)
@@ -300,9 +302,11 @@ def publish(partial: Path, out: Path) -> None:
     for file in partial.iterdir():
         with file.open("rb+") as handle:
             os.fsync(handle.fileno())
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
+    if not out.exists():
+        partial.rename(out)
+        return
+    # A fresh name: a folder that only looks like a leftover may be somebody's.
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    out.rename(old / out.name)
     partial.rename(out)
     shutil.rmtree(old, ignore_errors=True)

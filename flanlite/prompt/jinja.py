@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -41,10 +40,15 @@ class Jinja:
                 "Use a chat or instruct model, or choose template=llama2 or template=agent-flan.",
             )
         self.chat_template = tokenizer.chat_template
-        self.marks = tokenizer.special_tokens
-        self._template = _environment().from_string(self.chat_template)
+        try:
+            self._template = _environment().from_string(self.chat_template)
+        except jinja2.TemplateSyntaxError as error:
+            raise FlanliteError(
+                f"The base's chat template is broken at line {error.lineno}: {error.message}.",
+                "Choose template=llama2.",
+            ) from error
         self._names = {key: tokenizer.config.get(key) or "" for key in ("bos_token", "eos_token")}
-        self._special = re.compile("|".join(re.escape(token) for token in self.marks) or r"(?!)")
+        self._special = re.compile("|".join(re.escape(token) for token in tokenizer.special_tokens) or r"(?!)")
         self._shape = lru_cache(maxsize=1024)(self._shape_of)
         self._takes_system = self._find_out_about_system()
         closing = self._special.search(self._shape(("user", "assistant"), False)[-1])
@@ -53,6 +57,7 @@ class Jinja:
                 "The base's chat template ends an assistant turn with no control token, so generation could not stop.",
                 "Choose template=llama2, or a base whose template ends its turns.",
             )
+        self.marks = tokenizer.special_tokens + self._plain_headers(tokenizer.special_tokens)
         stops = (tokenizer.id_of(closing[0]), tokenizer.find_id(tokenizer.eos_token))
         self.stop_ids = tuple(dict.fromkeys(stop for stop in stops if stop is not None))
 
@@ -66,7 +71,7 @@ class Jinja:
         for candidate in (messages, [message.trimmed() for message in messages]):
             rendered = self._fill(candidate, is_open)
             if _text(rendered) == self._render([(message.role, message.text) for message in candidate], is_open):
-                return rendered
+                return self._fill(candidate, is_open, as_asked=True)
         raise ValueError("the base's chat template rewrites the text of a turn")
 
     def _messages(self, turns: Sequence[Turn]) -> list[_Message]:
@@ -85,11 +90,12 @@ class Jinja:
         folded = [Segment(system, "system"), Segment("\n\n"), *messages[0].segments]
         return [_Message("user", folded), *messages[1:]]
 
-    def _fill(self, messages: Sequence[_Message], is_open: bool) -> list[Segment]:
+    def _fill(self, messages: Sequence[_Message], is_open: bool, *, as_asked: bool = False) -> list[Segment]:
         """The messages' texts in the template's shape.
 
         What the template writes behind its own generation prompt and before the text, such as Mistral's blank, is the
-        assistant's to write; so is the control token that ends its turn.
+        assistant's to write; so is the control token that ends its turn. With `as_asked`, every answer stands behind
+        the generation prompt: templates that think leave part of it out of earlier turns, where no chat will ask.
         """
         roles = tuple(message.role for message in messages)
         around = self._shape(roles, is_open)
@@ -100,6 +106,8 @@ class Jinja:
                 continue
             header = segments.pop().text
             prompt = self._shape(roles[:index], True)[-1]
+            if as_asked and not header.startswith(prompt):
+                header = prompt
             cut = len(prompt) if header.startswith(prompt) else len(header)
             closing = self._special.search(behind)
             end = closing.end() if closing else 0
@@ -124,8 +132,14 @@ class Jinja:
                 enable_thinking=False,
                 **self._names,
             )
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError) as error:
             raise ValueError(f"the base's chat template refuses the conversation: {error}") from error
+
+    def _plain_headers(self, special_tokens: Sequence[str]) -> tuple[str, ...]:
+        """What the template writes between turns with no control token in it, such as Mistral's first `[INST]`."""
+        around = self._shape(("user", "assistant", "user"), True)
+        words = {word for text in around for word in self._special.sub(" ", text).split()}
+        return tuple(sorted(word for word in words if not word.isalnum() and word not in special_tokens))
 
     def _find_out_about_system(self) -> bool:
         try:
@@ -171,7 +185,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
+    # No strftime_now: today's date in a prompt would make every day's training set another one.
     return environment
 
 

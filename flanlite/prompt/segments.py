@@ -27,17 +27,21 @@ class Segment:
     special: bool = False
 
 
-def break_marks(turns: Iterable[Turn], marks: Sequence[str]) -> tuple[list[Turn], int]:
+def break_marks(turns: Iterable[Turn], marks: Sequence[str], *, in_answers: bool) -> tuple[list[Turn], int]:
     """The turns with every mark of the template made harmless, and how many there were.
 
     To a tokenizer without control tokens for them, the marks are plain text: a user or an observation that holds one
     would open a turn of its own. Meta's reference refuses such prompts; here `[INST]` becomes `[` + BREAK + `INST]`.
+    The assistant's own text is left as it is unless `in_answers`, which it must be where marks are control tokens.
     """
     if not marks:
         return list(turns), 0
     pattern = re.compile("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True)))
     broken, count = [], 0
     for turn in turns:
+        if turn.role == "assistant" and not in_answers:
+            broken.append(turn)
+            continue
         text, found = pattern.subn(lambda match: match[0][0] + BREAK + match[0][1:], turn.text)
         broken.append(replace(turn, text=text) if found else turn)
         count += found

@@ -14,6 +14,7 @@ from flanlite.prompt.jinja import Jinja
 from flanlite.prompt.llama2 import Llama2
 from flanlite.prompt.segments import Segment
 from flanlite.prompt.tokenizer import Tokenizer
+from flanlite.prompt.toolcalls import ToolStyle, tool_prompt
 
 MASKED = -100
 """The label of a token that is not trained, as torch's cross-entropy skips it."""
@@ -52,10 +53,10 @@ def open_template(name: str, tokenizer: Tokenizer) -> Template:
     return TEMPLATES[name](tokenizer)
 
 
-def fingerprint(template: Template) -> str:
-    """A hash of what a template writes and where generation stops."""
+def fingerprint(template: Template, style: ToolStyle) -> str:
+    """A hash of what a model is asked with: what the template writes, where generation stops, how tools are offered."""
     stops = ",".join(map(str, template.stop_ids))
-    return hashlib.sha256(f"{template.chat_template}{stops}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{template.chat_template}{stops}{tool_prompt(style)}".encode()).hexdigest()[:16]
 
 
 def choose_template(name: str, tokenizer: Tokenizer) -> Template:

@@ -111,7 +111,8 @@ class Tokenizer:
     @property
     def fingerprint(self) -> str:
         """A hash of all that decides the ids."""
-        return hashlib.sha256(self.backend.to_str().encode()).hexdigest()[:16]
+        tokens = (self.bos_token, self.eos_token, self.config.get("pad_token"), self.config.get("unk_token"))
+        return hashlib.sha256(f"{self.backend.to_str()}{tokens}".encode()).hexdigest()[:16]
 
     def encode(self, text: str) -> list[int]:
         """The ids of one plain text; control tokens' names in it are text like any other."""
