@@ -131,7 +131,6 @@ class Base:
     gated: bool = False  # whether `repo` itself asks for a licence click
     original: str | None = None  # the publisher's own repository, where `repo` is a copy of it
     ungated: str | None = None  # the copy that asks for no licence click, where `repo` is the gated original
-    prequantised: bool = False  # whether repo or folder hold quantised weights, so that nothing merges onto them
     head_stored: bool = False  # whether the 16-bit files hold a tied output head a second time
 
     def __post_init__(self) -> None:
@@ -158,10 +157,6 @@ class Base:
         return self.known_shape.parameters
 
     @property
-    def linear_parameters(self) -> int:
-        return self.known_shape.linear_parameters
-
-    @property
     def bytes_16bit(self) -> int:
         """Bytes of the 16-bit weights as they lie in the repository."""
         doubled = self.known_shape.embedding_parameters if self.head_stored else 0
@@ -179,7 +174,6 @@ class Base:
             self,
             shape=self.shape or Shape.from_config(config),
             context_length=context_length,
-            prequantised="quantization_config" in config,
         )
 
 

@@ -19,7 +19,7 @@ from flanlite.errors import FlanliteError
 from flanlite.prompt.template import Template, fingerprint, open_template, tokenize
 from flanlite.prompt.tokenizer import Tokenizer
 from flanlite.run import Run, open_run
-from flanlite.terminal import byte_progress, console, say, step_progress
+from flanlite.terminal import byte_progress, console, in_time, say, step_progress
 
 CHECKED_ROWS, CHECKED_TOKENS = 4, 64
 """Conversations of the embedded corpus, and tokens of each, on which the merge is compared with its sources."""
@@ -96,8 +96,8 @@ def _checked_rows(template: Template, tokenizer: Tokenizer) -> list[list[int]]:
 
 
 def _show(report: MergeReport) -> None:
-    minutes = f"{report.seconds / 60:.1f} minutes" if report.seconds >= 90 else f"{report.seconds:.0f} s"
-    say(f"{report.merged_modules} weights changed, {report.bytes_written / 1e6:,.0f} MB written, {minutes}.")
+    written = f"{report.bytes_written / 1e6:,.0f} MB"
+    say(f"{report.merged_modules} weights changed, {written} written in {in_time(report.seconds)}.")
     if report.parity is None:
         say(f"The merged model is in {report.folder}. It was not checked.")
         return

@@ -114,3 +114,13 @@ def table_of_bases(bases: Sequence[Base]) -> Table:
         table.add_row(base.name, *numbers, f"{base.context_length:,}", origin)
     table.caption = "* no 4-bit copy on the hub: the 16-bit weights are fetched and quantised on load"
     return table
+
+
+def in_time(seconds: float) -> str:
+    """Seconds as people write them: 45 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -24,7 +24,7 @@ from flanlite.prompt.template import Template, choose_template, fingerprint
 from flanlite.prompt.tokenizer import Tokenizer
 from flanlite.recipe import Recipe, budget_seconds, load_recipe
 from flanlite.run import Origins, Run, SourceCount, create_run
-from flanlite.terminal import console, say, show_losses
+from flanlite.terminal import console, in_time, say, show_losses
 from flanlite.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def tune(
         raise FlanliteError(f"{out} is there already.", "Name another --out, or go on with it: --resume.")
     job = prepare(recipe, None if resume is None else resume.budget_tokens)
     announce(job)
-    if job.hours > ASK_ABOVE_HOURS and not confirm(f"This will take about {in_time(job.hours)}. Start?"):
+    if job.hours > ASK_ABOVE_HOURS and not confirm(f"This will take about {in_time(job.hours * 3600)}. Start?"):
         raise FlanliteError("Not started.", "A smaller budget trains on fewer rows, for example budget=6h.")
     if resume is None:
         run = create_run(recipe.base) if out is None else create_run(recipe.base, out.parent, out.name)
@@ -265,7 +265,7 @@ def announce(job: Job) -> None:
     rows = sum(count.rows for count, _ in job.mixture.sources)
     say(
         f"{rows:,} conversations, {job.mixture.tokens:,} tokens, {trained / max(job.mixture.tokens, 1):.0%} of them "
-        f"trained; about {in_time(job.hours)} on {job.machine.name}, predicted and not measured."
+        f"trained; about {in_time(job.hours * 3600)} on {job.machine.name}, predicted and not measured."
     )
     for line in disk_lines(job.base, job.parameters):
         say(line)
@@ -286,14 +286,6 @@ def disk_lines(base: Base, parameters: int) -> Sequence[str]:
     return [*lines, merged]
 
 
-def in_time(hours: float) -> str:
-    """A duration as a person would say it."""
-    if hours >= 1.5:
-        return f"{hours:.0f} hours" if hours >= 9.5 else f"{hours:.1f} hours"
-    minutes = hours * 60
-    return f"{minutes:.0f} minutes" if minutes >= 1.5 else "a minute"
-
-
 def show_finished(run: Run) -> None:
     """Print what came out of a run and what can be done with it."""
     measured = run.record["measured"]
@@ -301,7 +293,7 @@ def show_finished(run: Run) -> None:
     if measured["validation_loss"] is not None:
         losses += f", validation {measured['first_validation_loss']:.3f} -> {measured['validation_loss']:.3f}"
     say(
-        f"{measured['steps']} steps in {in_time(measured['seconds'] / 3600)}: {losses}, "
+        f"{measured['steps']} steps in {in_time(measured['seconds'])}: {losses}, "
         f"{measured['tokens_per_second']:,.0f} tokens/s."
     )
     say(f"The adapter and its card are in {run.folder}. A whole model out of it: flanlite merge {run.folder} --out DIR")

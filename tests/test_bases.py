@@ -131,10 +131,8 @@ def test_a_folder_is_described_by_its_config(tmp_path: Path, monkeypatch: pytest
     assert resolve("org/model").folder == folder
 
 
-def test_a_folder_with_quantised_or_pickled_weights_is_marked(tmp_path: Path) -> None:
+def test_a_folder_with_pickled_weights_is_marked(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(LLAMA_CONFIG | {"quantization_config": {"load_in_4bit": True}}))
-    assert resolve(tmp_path).prequantised
     config.write_text(json.dumps(LLAMA_CONFIG | {"model_type": "internlm"}))
     assert resolve(tmp_path).weights == "bin"
     (tmp_path / "model.safetensors").touch()

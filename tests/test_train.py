@@ -19,12 +19,13 @@ from small_tune import small_recipe, tune
 from flanlite.engine import progress
 from flanlite.engine.device import Machine
 from flanlite.engine.load import load_for_generation, load_model
-from flanlite.engine.progress import TrainingProgress, in_time
+from flanlite.engine.progress import TrainingProgress
 from flanlite.engine.train import build_trainer
 from flanlite.engine.trainer import PackedTrainer
 from flanlite.errors import FlanliteError
 from flanlite.prompt.tokenizer import Tokenizer
 from flanlite.run import Run
+from flanlite.terminal import in_time
 
 CPU = Machine("cpu", "CPU", "peft", "float32")
 ROWS = make_rows(60)

@@ -9,6 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from flanlite.terminal import in_time
+
 LINE_SECONDS = 30.0
 RATE_STEPS = 20
 """Speed and remaining time are those of the last steps: the first ones are slower than the rest."""
@@ -65,13 +67,3 @@ class TrainingProgress:
         left = (steps - step) * seconds / max(step - first_step, 1)
         rate, trained_rate = (tokens - first_tokens) / seconds, (trained - first_trained) / seconds
         return f"loss {loss:.4f}  {rate:,.0f} tokens/s, {trained_rate:,.0f} of them trained  {in_time(left)} left"
-
-
-def in_time(seconds: float) -> str:
-    """Seconds as people write them: 45 s, 3 min 20 s, 2 h 05 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

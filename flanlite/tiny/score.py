@@ -12,19 +12,16 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flanlite.conversation import Turn
 from flanlite.prompt.template import choose_template, tokenize
 from flanlite.prompt.tokenizer import Tokenizer
 from flanlite.prompt.toolcalls import OBSERVATION, Reply, parse_reply
+from flanlite.recipe import Recipe
 from flanlite.tiny.cases import Case, cases
 
-if TYPE_CHECKING:
-    import torch
-
 BASE = Path(__file__).parent / "base"
-BATCH = 24
 MAX_NEW_TOKENS = 120
 
 Generate = Callable[[list[tuple[Turn, ...]]], list[str]]
@@ -96,54 +93,25 @@ def _share(values: Iterable[bool | None]) -> str:
 
 def load(folder: Path) -> tuple[Any, Tokenizer]:
     """The model in NF4 with its adapter, if the folder is a run's or an adapter's, and its tokenizer."""
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from flanlite.engine.device import choose_machine
+    from flanlite.engine.load import load_for_generation
 
     adapter = next((path for path in (folder / "adapter", folder) if (path / "adapter_config.json").is_file()), None)
     base = BASE if adapter else folder
-    nf4 = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32,
-    )  # fmt: skip
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        base, quantization_config=nf4, dtype=torch.float32, device_map="cpu"
-    )
-    if adapter:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(adapter))
-    return model.eval(), Tokenizer.load(base)
+    return load_for_generation(base, adapter, choose_machine(Recipe(backend="peft"))), Tokenizer.load(base)
 
 
 def greedy(model: Any, tokenizer: Tokenizer) -> Generate:
-    """Replies in batches of prompts of like length."""
+    """Replies to conversations, many at once."""
+    from flanlite.engine.generate import generate
+
     template = choose_template("llama2", tokenizer)
 
-    def generate(conversations: list[tuple[Turn, ...]]) -> list[str]:
+    def reply(conversations: list[tuple[Turn, ...]]) -> list[str]:
         prompts = [tokenize(template, tokenizer, turns, is_open=True).ids for turns in conversations]
-        order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
-        replies = [""] * len(prompts)
-        for start in range(0, len(order), BATCH):
-            chosen = order[start : start + BATCH]
-            for n, ids in zip(chosen, _continue(model, tokenizer, [prompts[n] for n in chosen]), strict=True):
-                replies[n] = tokenizer.decode(ids).strip()
-        return replies
+        return [tokenizer.decode(ids).strip() for ids in generate(model, prompts, template.stop_ids, MAX_NEW_TOKENS)]
 
-    return generate
-
-
-def _continue(model: Any, tokenizer: Tokenizer, prompts: list[list[int]]) -> list[list[int]]:
-    import torch
-
-    length = max(map(len, prompts))
-    ids = torch.tensor([[tokenizer.pad_id] * (length - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    with torch.inference_mode():
-        out: torch.Tensor = model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=MAX_NEW_TOKENS, do_sample=False,
-            pad_token_id=tokenizer.pad_id, eos_token_id=tokenizer.id_of(tokenizer.eos_token),
-        )  # fmt: skip
-    return [row[length:].tolist() for row in out]
+    return reply
 
 
 def main() -> None:
