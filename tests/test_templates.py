@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -345,6 +345,14 @@ def test_agent_flan_equals_one_encode_on_random_conversations(llama2_tokenizer, 
     tokens = tokenize(choose_template("agent-flan", llama2_tokenizer), llama2_tokenizer, whole)
     assert tokens.ids == [1, *sentencepiece_model.encode(agent_flan_text(whole))]
     check_masks(tokens, whole, llama2_tokenizer)
+
+
+@pytest.mark.parametrize("flags", list(product((False, True), repeat=4)))
+def test_a_token_across_several_turns_is_masked_where_one_of_them_is(jinja_tokenizer, flags):
+    template = choose_template("auto", jinja_tokenizer)
+    turns = [assistant(text, trained=flag) for text, flag in zip(("", "", "", "0"), flags, strict=True)]
+    whole = [user("q"), *turns, assistant("end")]
+    check_masks(tokenize(template, jinja_tokenizer, whole), whole, jinja_tokenizer)
 
 
 @MANY

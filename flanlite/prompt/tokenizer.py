@@ -211,15 +211,25 @@ class Tokenizer:
             return
         encoding = self.backend.encode("".join(segment.text for segment in segments), add_special_tokens=False)
         starts, stops = zip(*encoding.offsets, strict=True) if encoding.offsets else ((), ())
-        border, before = 0, len(ids)
+        border, before, end = 0, len(ids), 0
         ids += encoding.ids
-        for segment, after in zip(segments, [*segments[1:], None], strict=True):
+        for index, segment in enumerate(segments):
             border += len(segment.text)
-            end = bisect_left(starts, border) if after is not None else len(starts)
-            if after is not None and segment.trained and not after.trained:
-                while end and stops[end - 1] > border:
-                    end -= 1
+            floor, end = end, bisect_left(starts, border) if index + 1 < len(segments) else len(starts)
+            while segment.trained and end > floor and _is_masked_behind(segments[index + 1 :], stops[end - 1] - border):
+                end -= 1
             ends.append(before + end)
+
+
+def _is_masked_behind(following: Sequence[Segment], reach: int) -> bool:
+    """Whether a token that reaches so many characters into the following segments reaches into an untrained one."""
+    for segment in following:
+        if reach <= 0:
+            return False
+        if segment.text and not segment.trained:
+            return True
+        reach -= len(segment.text)
+    return False
 
 
 def _sentencepiece_state(model_file: Path) -> dict[str, Any] | None:
