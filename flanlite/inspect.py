@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -13,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flanlite.errors import FlanliteError
-from flanlite.prompt.template import Span
+from flanlite.prompt.template import pieces
 from flanlite.training_set import TrainingSet
 
 COLOURS = {"template": "bright_black", "system": "magenta", "user": "cyan", "observation": "yellow"}
@@ -24,7 +23,7 @@ def render(training_set: TrainingSet, index: int) -> RenderableType:
     """One row for the terminal."""
     check_index(training_set, index)
     text = Text()
-    for piece, span in pieces(training_set, index):
+    for piece, span in pieces(training_set.tokens(index), training_set.tokenizer):
         text.append(piece, "black on green" if span.trained else COLOURS.get(span.role, "white"))
     return Group(_role_table(training_set, index), Panel(text, title=_title(training_set, index), title_align="left"))
 
@@ -35,18 +34,6 @@ def check_index(training_set: TrainingSet, index: int) -> None:
         raise FlanliteError(
             f"The training set has no row {index}.", f"Its rows are numbered 0 to {len(training_set) - 1}."
         )
-
-
-def pieces(training_set: TrainingSet, index: int) -> Iterator[tuple[str, Span]]:
-    """One row's text as its tokens decode, span by span, control tokens as written."""
-    tokens = training_set.tokens(index)
-    end, shown = 0, 0
-    for span in tokens.spans:
-        end += span.tokens
-        # Decoded from the start each time: the blank at a span's head is lost when it is decoded alone.
-        text = training_set.tokenizer.decode(tokens.ids[:end], with_specials=True)
-        yield text[shown:], span
-        shown = len(text)
 
 
 def counts_by_role(training_set: TrainingSet, index: int) -> dict[str, tuple[int, int]]:
@@ -129,7 +116,7 @@ def _row_html(training_set: TrainingSet, index: int) -> str:
     )
     text = "".join(
         f'<span class="{span.role}{" trained" if span.trained else ""}">{html.escape(piece, quote=False)}</span>'
-        for piece, span in pieces(training_set, index)
+        for piece, span in pieces(training_set.tokens(index), training_set.tokenizer)
     )
     return (
         f"<h2>{html.escape(_title(training_set, index))}</h2>\n"

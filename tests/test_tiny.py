@@ -14,9 +14,10 @@ import pytest
 
 from flanlite.agent.builtin import BUILTIN
 from flanlite.conversation import Tool, Turn
+from flanlite.prompt.replies import parse_reply
 from flanlite.prompt.template import choose_template, tokenize
 from flanlite.prompt.tokenizer import Tokenizer
-from flanlite.prompt.toolcalls import offer_tools, parse_reply
+from flanlite.prompt.toolcalls import offer_tools
 from flanlite.tiny.cases import cases
 from flanlite.tiny.make.__main__ import CORPUS_SEED
 from flanlite.tiny.make.corpus import write_corpus

@@ -1,12 +1,9 @@
-"""Tools and calls as text, golden to the byte, and back."""
+"""Tools and calls as text, golden to the byte."""
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from flanlite.conversation import Conversation, Tool, ToolCall, Turn
-from flanlite.prompt.toolcalls import as_text, offer_tools, parse_reply
+from flanlite.prompt.toolcalls import as_text, offer_tools
 
 WEATHER = Tool(
     "get_weather",
@@ -101,65 +98,3 @@ def test_a_conversation_becomes_json_text():
 def test_text_that_has_a_form_already_is_left_alone():
     turns = (Turn("system", "You have tools."), Turn("user", "x"), Turn("assistant", "Act: bash"))
     assert as_text(Conversation(turns), "react") == list(turns)
-
-
-def test_a_react_reply_is_read():
-    reply = parse_reply(
-        'Thought: It asks for Paris.\nAction: get_weather\nAction Input: {"city": "Paris"}\nObservation: 1'
-    )
-    assert reply.thought == "It asks for Paris."
-    assert reply.calls == (ToolCall("get_weather", {"city": "Paris"}),)
-    assert reply.answer is None
-    assert not reply.problems
-
-
-def test_arguments_over_many_lines_are_read():
-    reply = parse_reply('Action: f\nAction Input: {\n  "a": [1,\n 2]\n}\nAction: g\nAction Input: {}')
-    assert reply.calls == (ToolCall("f", {"a": [1, 2]}), ToolCall("g", {}))
-
-
-def test_broken_arguments_are_kept_as_text_and_named():
-    reply = parse_reply("Action: f\nAction Input: {city: Paris")
-    assert reply.calls == (ToolCall("f", "{city: Paris"),)
-    assert reply.problems == ("The Action Input of f is no JSON object.",)
-
-
-def test_a_final_answer_is_an_answer_and_its_thought_a_thought():
-    reply = parse_reply("Thought: No tool is for that.\nFinal Answer: I cannot know.")
-    assert (reply.thought, reply.calls, reply.answer) == ("No tool is for that.", (), "I cannot know.")
-
-
-def test_plain_words_are_an_answer():
-    assert parse_reply("Hello! How are you?").answer == "Hello! How are you?"
-
-
-def test_a_fence_that_holds_no_call_is_part_of_the_answer():
-    text = 'Here is the file:\n```json\n{"port": 80}\n```'
-    assert parse_reply(text).answer == text
-
-
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
-    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3),
-    max_leaves=8,
-)
-NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_.-]{0,20}", fullmatch=True)
-CALLS = st.lists(
-    st.builds(ToolCall, NAMES, st.dictionaries(st.text(max_size=8), JSON_VALUES, max_size=4)), min_size=1, max_size=3
-)
-THOUGHTS = st.from_regex(r"([A-Z][a-z ,]{0,40}[a-z]\.)?", fullmatch=True)
-
-
-@given(calls=CALLS, thought=THOUGHTS, style=st.sampled_from(["react", "json"]))
-def test_every_call_that_is_written_reads_back(calls, thought, style):
-    (turn,) = as_text(Conversation((Turn("assistant", thought, tuple(calls)),)), style)
-    reply = parse_reply(turn.text)
-    assert reply.calls == tuple(calls)
-    assert reply.thought == thought
-    assert not reply.problems
-
-
-@given(text=st.text())
-def test_any_text_can_be_read(text):
-    reply = parse_reply(text)
-    assert bool(reply.calls) or reply.problems or reply.answer is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +44,9 @@ class Template(Protocol):
 
     def render(self, turns: Sequence[Turn], *, is_open: bool = False) -> list[Segment]: ...
 
+
+TEACHING_FILE = "flanlite.json"
+"""In a merged model's folder: template, template_hash and tool_style of the run it came from."""
 
 TEMPLATES: dict[str, Callable[[Tokenizer], Template]] = {"llama2": Llama2, "agent-flan": AgentFlan, "auto": Jinja}
 
@@ -113,3 +116,14 @@ def tokenize(template: Template, tokenizer: Tokenizer, turns: Sequence[Turn], *,
             spans.append(Span(segment.role, end - start, segment.trained))
         start = end
     return Tokens(ids, spans)
+
+
+def pieces(tokens: Tokens, tokenizer: Tokenizer) -> Iterator[tuple[str, Span]]:
+    """The text of the ids as they decode, span by span, control tokens as written."""
+    end, shown = 0, 0
+    for span in tokens.spans:
+        end += span.tokens
+        # Decoded from the start each time: the blank at a span's head is lost when it is decoded alone.
+        text = tokenizer.decode(tokens.ids[:end], with_specials=True)
+        yield text[shown:], span
+        shown = len(text)

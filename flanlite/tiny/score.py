@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from flanlite.conversation import Turn
+from flanlite.prompt.replies import Reply, parse_reply
 from flanlite.prompt.template import choose_template, tokenize
 from flanlite.prompt.tokenizer import Tokenizer
-from flanlite.prompt.toolcalls import OBSERVATION, Reply, parse_reply
+from flanlite.prompt.toolcalls import OBSERVATION
 from flanlite.recipe import Recipe
 from flanlite.tiny.cases import Case, cases
 
