@@ -16,7 +16,8 @@ from flanlite.engine.fetch import base_dir
 from flanlite.engine.merging import HOLDS, MergeInputs, MergeReport, merge
 from flanlite.engine.noise import quiet
 from flanlite.errors import FlanliteError
-from flanlite.prompt.template import Template, fingerprint, open_template, tokenize
+from flanlite.opening import trained_template
+from flanlite.prompt.template import Template, tokenize
 from flanlite.prompt.tokenizer import Tokenizer
 from flanlite.run import Run, open_run
 from flanlite.terminal import byte_progress, console, in_time, say, step_progress
@@ -56,22 +57,13 @@ def merge_run(
             pad_id=tokenizer.pad_id,
             dtype=dtype,
             base_name=run.record["base"],
+            teaching={key: run.record[key] for key in ("template", "template_hash")}
+            | {"tool_style": run.recipe.tool_style},
             overwrite=overwrite,
             on_progress=lambda stage, done, total: bars[stage](done, total),
         )
     _show(report)
     return report.passed
-
-
-def trained_template(run: Run, tokenizer: Tokenizer) -> Template:
-    """The template the run was tuned with. Raises FlanliteError where the adapter's is no longer the same."""
-    template = open_template(run.record["template"], tokenizer)
-    if fingerprint(template, run.recipe.tool_style) != run.record["template_hash"]:
-        raise FlanliteError(
-            f"The chat template in {run.adapter_dir}, or flanlite's tool prompt, is not what the run was tuned with.",
-            "Put chat_template.jinja back as it was, or use the flanlite of that run.",
-        )
-    return template
 
 
 def _inputs(run: Run, base: Base, onto: Literal["base", "dequantised"]) -> MergeInputs:

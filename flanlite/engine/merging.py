@@ -7,7 +7,7 @@ check is left under `<name>.failed` to be looked at.
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from flanlite.engine.weights import (
     write_json,
 )
 from flanlite.errors import FlanliteError
+from flanlite.prompt.template import TEACHING_FILE
 
 Onto = Literal["base", "dequantised"]
 Progress = Callable[[Literal["merge", "check"], int, int], None]
@@ -120,6 +121,7 @@ def merge(
     pad_id: int | None = None,
     dtype: str | None = None,
     base_name: str = "",
+    teaching: Mapping[str, str] | None = None,
     shard_gb: float = 5.0,
     overwrite: bool = False,
     on_progress: Progress = lambda stage, done, total: None,
@@ -127,8 +129,9 @@ def merge(
     """Writes the merged model to `out` and checks it; the report says whether it passed.
 
     stop_ids end a generated turn; token_rows are tokenised conversations for the check (four of 64 ids are plenty), and
-    None leaves the check out; dtype is "float16" or "bfloat16", by default the base's own. Raises FlanliteError when
-    `out` is taken, the disk too small, the adapter unfit or more than plain LoRA, or a file missing.
+    None leaves the check out; dtype is "float16" or "bfloat16", by default the base's own; `teaching` is what chat and
+    eval have to know of how the model was taught, kept in TEACHING_FILE. Raises FlanliteError when `out` is taken, the
+    disk too small, the adapter unfit or more than plain LoRA, or a file missing.
     """
     start = time.monotonic()
     out = out.resolve()
@@ -142,6 +145,8 @@ def merge(
     try:
         size = _write_weights(partial, adapter, chosen, shapes, kind, int(shard_gb * 1e9), on_progress)
         _write_settings(inputs, partial, kind, stop_ids, pad_id)
+        if teaching is not None:
+            write_json(partial / TEACHING_FILE, dict(teaching))
         parity = check(inputs, partial, token_rows, on_progress) if token_rows is not None else None
         (partial / "README.md").write_text(
             _card(out.name, inputs, base_name or adapter.base_name, kind, parity), "utf-8"
