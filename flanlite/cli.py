@@ -75,6 +75,7 @@ Base = Annotated[str | None, _setting("base", "--base")]
 Subset = Annotated[list[str] | None, _setting("subset", "--subset")]
 Onto = Literal["base", "dequantised"]
 Half = Literal["bfloat16", "float16"]
+ChatStyle = Literal["react", "json", "openai"]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error", hidden=True)]
 
 
@@ -204,6 +205,57 @@ def merge(
 
     if not merge_run(run, out, onto=onto, dtype=dtype, check=check, overwrite=overwrite):
         raise typer.Exit(1)
+
+
+@app.command()
+def chat(
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN|MODEL]", help="run, merged model or base; left out: the newest run"),
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option("--endpoint", help="address of an OpenAI-compatible server")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="which of the server's models")] = None,
+    tool_style: Annotated[
+        ChatStyle | None,
+        typer.Option("--tool-style", help="how tools are offered to a model that no run taught; openai: natively"),
+    ] = None,
+    tools: Annotated[
+        list[Path] | None, typer.Option("--tools", help="Python file whose functions become tools; may be repeated")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option("--folder", help="folder of texts that the agent may search")] = None,
+    csv: Annotated[
+        list[Path] | None, typer.Option("--csv", help="CSV file that the agent may query; may be repeated")
+    ] = None,
+    mcp: Annotated[
+        list[str] | None,
+        typer.Option("--mcp", help="command line or URL of a Model Context Protocol server; may be repeated"),
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="ask base and tuned model side by side")] = False,
+    terminal: Annotated[bool, typer.Option("--terminal", help="chat here, not in a browser")] = False,
+    host: Annotated[str, typer.Option("--host", help="address to serve the page on")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option("--port", help="left out: a free one from 7860 on")] = None,
+    share: Annotated[bool, typer.Option("--share", help="a public link, through Gradio's servers")] = False,
+    password: Annotated[str | None, typer.Option("--password", help="asked of everybody who opens the page")] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the page in a browser")] = True,
+    debug: Debug = False,
+) -> None:
+    """Chat with an agent, and watch it think, call its tools and answer.
+
+    Examples: `flanlite chat` and `flanlite chat my_agent --tools my_tools.py --csv sales.csv`
+    """
+    from flanlite.chat import Address, Given
+    from flanlite.chat import chat as start
+
+    start(
+        source,
+        endpoint=endpoint,
+        model=model,
+        tool_style=tool_style,
+        given=Given(tools or (), folder, csv or (), mcp or ()),
+        compare=compare,
+        in_terminal=terminal,
+        address=Address(host, port, share, password, browser),
+    )
 
 
 @app.command()

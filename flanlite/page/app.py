@@ -1,0 +1,233 @@
+"""What the page does: each visitor's questions go to the agent loop, and its events come back as they happen."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from flanlite.agent.events import Asked, Event, Exchange, Failure, as_agent_flan, as_conversation, is_draft
+from flanlite.agent.loop import Settings, work_side_by_side
+from flanlite.agent.model import ChatModel, Sampling
+from flanlite.agent.tools import Toolbox
+from flanlite.errors import FlanliteError
+from flanlite.page import render
+from flanlite.page.layout import Widgets, lay_out
+
+UPDATE_S = 0.1
+"""Least time between two updates of a page while a text grows."""
+
+PARALLEL_CHATS = 32
+"""Chats that are worked on at once; a model takes their replies in turn."""
+
+THREADS = 2 * PARALLEL_CHATS
+"""Of the server: one a chat at work, and some for everything else."""
+
+EXPORT_NAME = "flanlite-chat.jsonl"
+
+Update = dict[Any, Any]
+"""What changes on the page: a widget and its new value or properties."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """One visitor's exchanges, a list for each model, and what the last question was asked with."""
+
+    threads: tuple[tuple[Exchange, ...], ...]
+    settings: Settings = field(default_factory=Settings)
+    tool_names: tuple[str, ...] = ()
+
+
+class Page:
+    """The page for one model, or for a base and its tuned self side by side; the last model's chat is exported."""
+
+    def __init__(self, models: Sequence[ChatModel], toolbox: Toolbox, settings: Settings) -> None:
+        self._models = models
+        self._names = [model.name for model in models]
+        self._toolbox = toolbox
+        self._stops: dict[str | None, threading.Event] = {}
+        self._exports = tempfile.TemporaryDirectory(prefix="flanlite-chat-")
+        title = f"{' and '.join(self._names)} · flanlite"
+        with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, delete_cache=(600, 3600)) as self.blocks:
+            self._widgets = lay_out(self._names, toolbox, settings)
+            self._chat = gr.State(self._empty_chat())
+            self._wire(self._widgets)
+
+    def serve(
+        self, *, host: str, port: int | None, share: bool, password: str | None, opens_browser: bool
+    ) -> list[str]:
+        """Serve the page in the background; its addresses. With a password, any user name comes in with it.
+
+        Raises FlanliteError where the port is taken.
+        """
+        try:
+            _, local, shared = self.blocks.queue(max_size=None).launch(
+                server_name=host,
+                server_port=port,
+                share=share,
+                auth=(lambda _, given: hmac.compare_digest(given.encode(), password.encode())) if password else None,
+                auth_message="Any user name will do." if password else None,
+                inbrowser=opens_browser,
+                prevent_thread_lock=True,
+                quiet=True,
+                max_threads=THREADS,
+                footer_links=[],
+                theme=_theme(),
+                css_paths=Path(__file__).with_name("style.css"),
+            )
+        except OSError as error:
+            hint = "Choose another: --port 7861" if port else "Name one: --port 8080"
+            raise FlanliteError(f"The port cannot be used: {error}", hint) from error
+        return [url for url in (local, shared) if url]
+
+    def _empty_chat(self) -> Chat:
+        return Chat(tuple(() for _ in self._models))
+
+    def _wire(self, on: Widgets) -> None:
+        options = [self._chat, on.tool_names, on.system, on.temperature, on.top_p, on.max_steps, on.max_new_tokens]
+        changed = [
+            self._chat, on.head, *on.transcripts, on.examples, on.box, on.send, on.stop, on.retry, on.edit, on.clear,
+            on.export, on.seen,
+        ]  # fmt: skip
+        queued: dict[str, Any] = {
+            "concurrency_limit": PARALLEL_CHATS,
+            "concurrency_id": "chats",
+            "show_progress": "hidden",
+        }
+        at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        gr.on([on.box.submit, on.send.click], self._ask, [on.box, *options], changed, api_name="ask", **queued)
+        for button in on.example_buttons:
+            button.click(self._ask, [button, *options], changed, api_visibility="private", **queued)
+        on.edit.click(self._take_back, [self._chat], changed, **at_once)
+        taken = on.retry.click(self._take_back, [self._chat], changed, **at_once)
+        taken.then(self._ask, [on.box, *options], changed, api_visibility="private", **queued)
+        on.clear.click(self._start_anew, None, changed, **at_once)
+        on.stop.click(self._stop, None, None, **at_once)
+        self.blocks.unload(self._stop)
+
+    def _ask(
+        self,
+        question: str,
+        chat: Chat,
+        tool_names: list[str],
+        system: str,
+        temperature: float,
+        top_p: float,
+        max_steps: int,
+        max_new_tokens: int,
+        request: gr.Request,
+    ) -> Iterator[Update]:
+        """Work on a question and show it as it goes. A visitor's second one at the same time is not taken."""
+        session, question = request.session_hash, question.strip()
+        if not question or session in self._stops:
+            yield {self._chat: chat}
+            return
+        sampling = Sampling(float(temperature), float(top_p), int(max_new_tokens))
+        chat = Chat(chat.threads, Settings(system, sampling, int(max_steps)), tuple(tool_names))
+        stop = self._stops[session] = threading.Event()
+        try:
+            yield from self._work(question, chat, stop)
+        finally:
+            stop.set()
+            del self._stops[session]
+
+    def _work(self, question: str, chat: Chat, stop: threading.Event) -> Iterator[Update]:
+        on, toolbox = self._widgets, self._toolbox.only(chat.tool_names)
+        current = [Exchange(question) for _ in self._models]
+        yield {on.box: "", on.examples: gr.Row(visible=False)} | self._busy(True) | self._shown(chat, current)
+        updated_at = 0.0
+        try:
+            for index, event in work_side_by_side(self._models, toolbox, chat.threads, question, chat.settings, stop):
+                current[index] = current[index].with_event(event)
+                if not is_draft(event) or time.monotonic() - updated_at > UPDATE_S:
+                    updated_at = time.monotonic()
+                    yield self._shown(chat, current, event)
+        except Exception as error:
+            # A fault of ours must not leave the page without its buttons; the terminal gets the traceback.
+            traceback.print_exception(error)
+            failure = Failure(0, f"flanlite failed: {error!r}.", "The terminal it runs in says more.")
+            current = [exchange if exchange.is_over else exchange.with_event(failure) for exchange in current]
+        threads = tuple((*thread, exchange) for thread, exchange in zip(chat.threads, current, strict=True))
+        yield self._settled(replace(chat, threads=threads))
+
+    def _shown(self, chat: Chat, current: Sequence[Exchange], event: Event | None = None) -> Update:
+        """The chats with the exchanges being worked on, after an event."""
+        on = self._widgets
+        threads = [(*thread, exchange) for thread, exchange in zip(chat.threads, current, strict=True)]
+        update: Update = {
+            widget: render.transcript(thread, name)
+            for widget, thread, name in zip(on.transcripts, threads, self._names, strict=True)
+        }
+        if isinstance(event, Asked):
+            update[on.seen] = render.prompts(current[-1])
+        return update
+
+    def _settled(self, chat: Chat) -> Update:
+        """The page with a chat that nobody is working on."""
+        on, thread = self._widgets, chat.threads[-1]
+        update: Update = {
+            widget: render.transcript(thread, name)
+            for widget, thread, name in zip(on.transcripts, chat.threads, self._names, strict=True)
+        }
+        return (
+            update
+            | self._busy(False)
+            | {
+                self._chat: chat,
+                on.head: render.head(self._names, thread),
+                on.examples: gr.Row(visible=not thread),
+                on.export: self._export(chat),
+                on.seen: render.prompts(thread[-1] if thread else None),
+            }
+        )
+
+    def _busy(self, is_busy: bool) -> Update:
+        on = self._widgets
+        update: Update = {on.send: gr.Button(visible=not is_busy), on.stop: gr.Button(visible=is_busy)}
+        for button in (on.retry, on.edit, on.clear):
+            update[button] = gr.Button(interactive=not is_busy)
+        return update
+
+    def _export(self, chat: Chat) -> gr.DownloadButton:
+        """The button with the chat as a file; gradio copies the file for the one visitor."""
+        thread = chat.threads[-1]
+        if not any(exchange.answer is not None for exchange in thread):
+            return gr.DownloadButton(interactive=False)
+        tools = self._toolbox.only(chat.tool_names).tools
+        conversation = as_conversation(thread, chat.settings.system, tools)
+        row = as_agent_flan(conversation, self._models[-1].style, "flanlite-chat")
+        folder = Path(tempfile.mkdtemp(dir=self._exports.name))
+        file = folder / EXPORT_NAME
+        file.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+        return gr.DownloadButton(value=str(file), interactive=True)
+
+    def _take_back(self, chat: Chat) -> Update:
+        """Take the last question out of the chat and into the box, to be edited or asked again."""
+        if not chat.threads[-1]:
+            return {self._chat: chat}
+        question = chat.threads[-1][-1].question
+        shorter = replace(chat, threads=tuple(thread[:-1] for thread in chat.threads))
+        return self._settled(shorter) | {self._widgets.box: question}
+
+    def _start_anew(self) -> Update:
+        return self._settled(self._empty_chat()) | {self._widgets.box: ""}
+
+    def _stop(self, request: gr.Request) -> None:
+        """Stop what is being worked on for a visitor who asks for it, or who has left."""
+        if stop := self._stops.get(request.session_hash):
+            stop.set()
+
+
+def _theme() -> gr.themes.Base:
+    """Gradio's own, in the reader's system fonts, so that the browser fetches none."""
+    fonts, mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
+    return gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=fonts, font_mono=mono)

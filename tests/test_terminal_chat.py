@@ -1,0 +1,92 @@
+"""The chat in a terminal, read from a pipe as a script would."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from scripted_model import ScriptedModel
+
+from flanlite.agent.loop import Settings
+from flanlite.agent.tools import Toolbox, tool_from
+from flanlite.corpus.forms import read_row
+from flanlite.terminal_chat import TerminalChat
+
+
+def add(a: int, b: int) -> str:
+    """Add two numbers."""
+    return str(a + b)
+
+
+CALL = 'Thought: Add them.\nAction: add\nAction Input: {"a": 2, "b": 3}'
+ANSWER = "Thought: I have it.\nFinal Answer: It is 5."
+
+
+def chat(monkeypatch: pytest.MonkeyPatch, typed: str, *models: ScriptedModel) -> str:
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    out = io.StringIO()
+    TerminalChat(models, Toolbox([tool_from(add, "mine.py")]), Settings(), Console(file=out, width=100)).run()
+    return out.getvalue()
+
+
+def test_a_question_shows_thought_call_result_and_answer(monkeypatch) -> None:
+    printed = chat(monkeypatch, "2 + 3?\n", ScriptedModel(CALL, ANSWER))
+    lines = [line.strip() for line in printed.splitlines()]
+    start = lines.index(next(line for line in lines if line.endswith("Add them.")))
+    shown = [" ".join(line.split()) for line in lines[start:] if line]
+    assert shown[1].startswith("add done")
+    assert shown[2:6] == ["a 2", "b 3", "result 5", "I have it."]
+    assert shown[6] == "It is 5."
+
+
+def test_invented_and_malformed_calls_are_named(monkeypatch) -> None:
+    model = ScriptedModel("Action: fly\nAction Input: {}", "Action: add\nAction Input: {", "No.")
+    printed = chat(monkeypatch, "Fly\n", model)
+    assert "invented" in printed
+    assert "malformed" in printed
+    assert "Error: There is no tool fly." in printed
+
+
+def test_commands_show_tools_and_prompt_retry_and_begin_anew(monkeypatch) -> None:
+    model = ScriptedModel("One.", "Two.", "Three.")
+    printed = chat(monkeypatch, "Count\n/tools\n/saw\n/retry\n/clear\nAgain\n/nothing\n/quit\nnever\n", model)
+    for part in ("add(a, b)  Add two numbers.  mine.py", "of 1,000 tokens", "Two.", "Three.", "There is no /nothing."):
+        assert part in printed
+    assert [len(asked.turns) for asked in model.asked] == [1, 1, 1]
+
+
+def test_export_writes_a_row_of_training_data(monkeypatch, tmp_path: Path) -> None:
+    file = tmp_path / "chat.jsonl"
+    printed = chat(monkeypatch, f"2 + 3?\n/export {file}\n/export\n", ScriptedModel(CALL, ANSWER))
+    assert "Export where to?" in printed
+    row = json.loads(file.read_text(encoding="utf-8"))
+    assert sum(turn.trained for turn in read_row(row, "agent-flan").turns) == 2
+
+
+def test_two_models_answer_one_after_the_other(monkeypatch) -> None:
+    printed = chat(
+        monkeypatch, "Hi\n", ScriptedModel("I am base.", name="base"), ScriptedModel("I am tuned.", name="tuned")
+    )
+    assert printed.index("I am base.") < printed.index("tuned ─") < printed.index("I am tuned.")
+
+
+def test_a_reply_cannot_steer_the_terminal_or_use_markup(monkeypatch) -> None:
+    printed = chat(monkeypatch, "Hi\n", ScriptedModel("\x1b[31mred\x07 [bold]b[/bold] \x1b]0;title\x07"))
+    assert "\x1b" not in printed
+    assert "\x07" not in printed
+    assert "[bold]b[/bold]" in printed
+
+
+def test_ctrl_c_stops_the_reply_and_not_the_chat(monkeypatch) -> None:
+    class Interrupted(ScriptedModel):
+        def ask(self, *arguments):
+            if len(self.asked) == 0:
+                super().ask(*arguments)
+                raise KeyboardInterrupt
+            return super().ask(*arguments)
+
+    printed = chat(monkeypatch, "One\nTwo\n", Interrupted("never", "Here."))
+    assert printed.index("Stopped.") < printed.index("Here.")
