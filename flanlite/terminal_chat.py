@@ -40,7 +40,7 @@ STATUS_STYLES: Mapping[CallStatus, str] = {
 
 _Key = tuple[type[Event], int]
 
-COMMANDS = "/tools, /saw (the prompt), /retry, /clear, /export FILE, /quit"
+COMMANDS = "/tools, /tools NAME... (to offer only these), /saw (the prompt), /retry, /clear, /export FILE, /quit"
 
 
 class TerminalChat:
@@ -48,12 +48,12 @@ class TerminalChat:
 
     def __init__(self, models: Sequence[ChatModel], toolbox: Toolbox, settings: Settings, console: Console) -> None:
         self._models = models
-        self._toolbox = toolbox
+        self._all_tools = self._toolbox = toolbox
         self._settings = settings
         self._console = console
         self._threads: list[list[Exchange]] = [[] for _ in models]
         self._commands: dict[str, Callable[[str], None]] = {
-            "/tools": self._list_tools,
+            "/tools": self._choose_tools,
             "/saw": self._show_prompt,
             "/retry": self._retry,
             "/clear": self._clear,
@@ -106,10 +106,15 @@ class TerminalChat:
             raise FlanliteError(f"There is no {command}.", f"The commands are: {COMMANDS}")
         self._commands[command](rest.strip())
 
-    def _list_tools(self, _: str) -> None:
-        for bound in self._toolbox.bound:
+    def _choose_tools(self, names: str) -> None:
+        """List the tools, those on offer in bold; names given are offered from now on, and no others."""
+        if names:
+            self._toolbox = self._all_tools.only(self._all_tools.names if names == "all" else names.split())
+        for bound in self._all_tools.bound:
             parameters = ", ".join(bound.tool.parameters.get("properties") or ())
-            name, origin = (plain(bound.tool.name), "bold"), (f"  {plain(bound.origin)}", "dim")
+            is_offered = bound.tool.name in self._toolbox.names
+            name = plain(bound.tool.name), "bold" if is_offered else "dim strike"
+            origin = f"  {plain(bound.origin)}", "dim"
             described = f"({plain(parameters)})  {plain(bound.tool.description)}"
             self._console.print(Text.assemble(name, described, origin))
 

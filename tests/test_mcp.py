@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_model import ScriptedModel
 
 from flanlite.agent import mcp as mcp_tools
+from flanlite.agent.events import Exchange
+from flanlite.agent.loop import Settings, work
 from flanlite.agent.mcp import McpServer
 from flanlite.agent.tools import Toolbox
 from flanlite.conversation import ToolCall
@@ -177,3 +180,13 @@ def test_without_the_package_the_way_to_install_it_is_said(monkeypatch: pytest.M
     with pytest.raises(FlanliteError) as caught:
         McpServer(COMMAND)
     assert caught.value.hint == "pip install 'flanlite[mcp]'"
+
+
+def test_a_chat_uses_a_servers_tool(started: McpServer) -> None:
+    model = ScriptedModel('Action: add\nAction Input: {"a": 2, "b": 3}', "It is 5.")
+    exchange = Exchange("2 + 3?")
+    for event in work(model, Toolbox(started.tools), (), "2 + 3?", Settings(), threading.Event()):
+        exchange = exchange.with_event(event)
+    assert [call.status for call in exchange.calls()] == ["done"]
+    assert model.asked[1].turns[-1].text == "5"
+    assert exchange.answer == "It is 5."

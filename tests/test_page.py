@@ -24,8 +24,8 @@ from flanlite.conversation import ToolCall
 from flanlite.corpus.forms import read_row
 from flanlite.page import render
 
-# gradio 6.31 sets an option that pandas 3 has given up.
-pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'")
+# gradio 6.31 uses of pandas what pandas 3 has given up.
+pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
 
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -114,7 +114,13 @@ def test_thoughts_calls_and_observations_fold_and_the_answer_stands_outside() ->
 
 def test_json_results_are_tables() -> None:
     rows = json.dumps([{"name": "Ada", "born": 1815}, {"name": "Alan", "died": 1954}])
-    for result, tag in (('{"a": [1, 2], "b": {"c": 3}}', "pairs"), (rows, "rows"), ("[1, 2]", ""), ("plain", "")):
+    for result, tag in (
+        ('{"a": [1, 2], "b": {"c": 3}}', "pairs"),
+        (rows, "rows"),
+        ("[1, 2]", ""),
+        ("plain", ""),
+        ("a | b\n1 | 2", "rows"),
+    ):
         html = render.transcript([exchange(Call(1, 0, ToolCall("f"), "done", 1), Observation(1, 0, result))], "m")
         assert ('<table class="rows">' in html, '<table class="pairs">' in html) == (tag == "rows", tag == "pairs")
 
@@ -142,7 +148,9 @@ def test_waiting_cuts_failures_and_stops_are_told() -> None:
 
 def test_the_head_counts_calls_and_names_the_wrong_ones() -> None:
     one = exchange(Call(1, 0, ToolCall("f"), "done"), Call(1, 1, ToolCall("g"), "invented"))
-    assert Reader(render.head(["m"], [one])).text == "m2 calls1 invented0 malformed"
+    assert Reader(render.head(["m"], [[one]])).text == "m2 calls1 invented0 malformed"
+    both = Reader(render.head(["b", "t"], [[exchange()], [one]])).text
+    assert both == "b and tb 0 calls0 invented0 malformedt 2 calls1 invented0 malformed"
 
 
 def test_the_prompt_is_shown_to_the_character_with_its_length() -> None:
@@ -303,6 +311,7 @@ def test_tools_are_switched_off_for_one_chat_and_the_system_text_is_edited(open_
     tab = open_page(model)
     tab.get_by_label("add").uncheck()
     tab.get_by_role("button", name="Settings").click()
+    tab.wait_for_timeout(500)  # gradio fills in the values of what it unfolds, over what is typed before
     tab.get_by_label("System prompt").fill("Be brief.")
     ask(tab, "Hi")
     tab.wait_for_selector("text=Yes.")

@@ -21,6 +21,11 @@ def add(a: int, b: int) -> str:
     return str(a + b)
 
 
+def chat_about(topic: str) -> str:
+    """Chat about a topic."""
+    return topic
+
+
 CALL = 'Thought: Add them.\nAction: add\nAction Input: {"a": 2, "b": 3}'
 ANSWER = "Thought: I have it.\nFinal Answer: It is 5."
 
@@ -56,6 +61,15 @@ def test_commands_show_tools_and_prompt_retry_and_begin_anew(monkeypatch) -> Non
     for part in ("add(a, b)  Add two numbers.  mine.py", "of 1,000 tokens", "Two.", "Three.", "There is no /nothing."):
         assert part in printed
     assert [len(asked.turns) for asked in model.asked] == [1, 1, 1]
+
+
+def test_tools_are_chosen_by_name(monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("/tools add\nHi\n/tools fly\n/tools all\nHi\n"))
+    out, model = io.StringIO(), ScriptedModel("Yes.")
+    toolbox = Toolbox([tool_from(add, "mine.py"), tool_from(chat_about, "mine.py")])
+    TerminalChat([model], toolbox, Settings(), Console(file=out, width=100)).run()
+    assert "There is no tool fly." in out.getvalue()
+    assert [[tool.name for tool in asked.tools] for asked in model.asked] == [["add"], ["add", "chat_about"]]
 
 
 def test_export_writes_a_row_of_training_data(monkeypatch, tmp_path: Path) -> None:

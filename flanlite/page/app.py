@@ -183,7 +183,7 @@ class Page:
             | self._busy(False)
             | {
                 self._chat: chat,
-                on.head: render.head(self._names, thread),
+                on.head: render.head(self._names, chat.threads),
                 on.examples: gr.Row(visible=not thread),
                 on.export: self._export(chat),
                 on.seen: render.prompts(thread[-1] if thread else None),

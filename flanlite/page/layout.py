@@ -15,12 +15,12 @@ from flanlite.page import render
 TRANSCRIPT_JS = Path(__file__).with_name("transcript.js").read_text(encoding="utf-8")
 
 EXAMPLES = (
-    ("convert_units", "Convert 12 miles to km."),
-    ("calculate", "What is 17 * 23 + 4?"),
-    ("days_between", "How many days are between 2024-03-01 and 2024-12-24?"),
+    ("convert_units", "How many pounds is 5 kg?"),
+    ("calculate", "Calculate 17 * 23."),
     ("country_info", "What is the capital of Peru?"),
-    ("to_roman", "Write 1994 as a Roman numeral."),
-    ("", "Book me a table for tonight."),
+    ("to_roman", "Write 2026 as a Roman numeral."),
+    ("add_days", "Which day is 90 days after 2026-11-20?"),
+    ("", "What is the weather in Oslo?"),
 )
 """Questions that begin a chat, and the tool that each is for; the last one asks for what no tool here does."""
 
@@ -51,7 +51,7 @@ class Widgets:
 
 def lay_out(model_names: Sequence[str], toolbox: Toolbox, settings: Settings) -> Widgets:
     """Put everything on the page that is being built: the chat, or a chat for each model side by side."""
-    head = gr.HTML(render.head(model_names, []), elem_classes="fl")
+    head = gr.HTML(render.head(model_names, ()), elem_classes="fl")
     with gr.Row(equal_height=False, elem_id="page"):
         with gr.Column(scale=5, min_width=320):
             with gr.Row(equal_height=False):

@@ -40,15 +40,23 @@ def transcript(exchanges: Sequence[Exchange], model_name: str) -> str:
     return f'<div role="log" aria-label="Chat with {escape(model_name)}">{"".join(parts)}</div>'
 
 
-def head(model_names: Sequence[str], exchanges: Sequence[Exchange]) -> str:
-    """The page's head: whom one chats with, and how often it has called so far, rightly and wrongly."""
-    names = " <i>and</i> ".join(escape(name) for name in model_names)
+def head(model_names: Sequence[str], threads: Sequence[Sequence[Exchange]]) -> str:
+    """The page's head: whom one chats with, and how often each has called so far, rightly and wrongly."""
+    names = " <i>and</i> ".join(map(escape, model_names))
+    counts = [_counts(thread) for thread in threads if thread]
+    if len(counts) > 1:
+        counts = [f"<i>{escape(name)}</i> {count}" for name, count in zip(model_names, counts, strict=True)]
+    told = "".join(f"<p>{count}</p>" for count in counts) or "<p>flanlite</p>"
+    return f"<header><h1>{names}</h1><div>{told}</div></header>"
+
+
+def _counts(exchanges: Sequence[Exchange]) -> str:
     calls = [call for exchange in exchanges for call in exchange.calls()]
     told = f"<span>{len(calls)} call{'s' * (len(calls) != 1)}</span>"
     for status in ("invented", "malformed"):
         count = sum(call.status == status for call in calls)
         told += f'<span class="count {status * bool(count)}">{count} {status}</span>'
-    return f"<header><h1>{names}</h1><p>{told if exchanges else 'flanlite'}</p></header>"
+    return told
 
 
 def column_title(model_name: str) -> str:
@@ -123,7 +131,7 @@ def _arguments(call: ToolCall) -> str:
 
 
 def _result(text: str) -> str:
-    """A tool's result: JSON objects, and lists of them, as tables; everything else as it is."""
+    """A tool's result: JSON objects, lists of them and lines of cells as tables; everything else as it is."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -132,7 +140,17 @@ def _result(text: str) -> str:
         return _pairs(value)
     if isinstance(value, list) and value and all(isinstance(row, dict) and row for row in value):
         return _rows(value)
+    if table := _text_table(text):
+        return _rows(table)
     return f"<pre>{escape(text)}</pre>"
+
+
+def _text_table(text: str) -> list[dict[str, str]]:
+    """The rows of a text whose lines are cells between bars, as query_csv answers; none for any other text."""
+    lines = [line.split(" | ") for line in text.split("\n")]
+    head, *rows = lines
+    is_table = rows and len(head) > 1 and len(set(head)) == len(head) and len(set(map(len, lines))) == 1
+    return [dict(zip(head, row, strict=True)) for row in rows] if is_table else []
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
