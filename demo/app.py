@@ -21,7 +21,9 @@ def model_to_open() -> str:
     if model := os.environ.get("MODEL"):
         return model
     if not (RUN / "adapter").is_dir():
-        subprocess.run([sys.executable, "-m", "flanlite", "tune", "--base", "tiny", "--out", str(RUN)], check=True)
+        # A Space may be restarted in the middle of it.
+        resume = ["--resume"] if RUN.is_dir() else ["--base", "tiny"]
+        subprocess.run([sys.executable, "-m", "flanlite", "tune", *resume, "--out", str(RUN)], check=True)
     return str(RUN)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,11 +10,11 @@ from pathlib import Path
 
 from flanlite.agent.loop import Settings
 from flanlite.agent.model import ChatModel, ChatStyle
-from flanlite.agent.tools import BUILT_IN, BoundTool, Toolbox, builtin_tools, load_tools
+from flanlite.agent.tools import BoundTool, Toolbox, builtin_tools, load_tools
 from flanlite.errors import FlanliteError
 from flanlite.terminal import say
 
-LOOPBACK = "127.0.0.1"
+LOOPBACKS = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Given:
 class Address:
     """Where the page is served, and to whom."""
 
-    host: str = LOOPBACK
+    host: str = LOOPBACKS[0]
     port: int | None = None
     share: bool = False
     password: str | None = None
@@ -49,6 +50,7 @@ def chat(
     address: Address,
 ) -> None:
     """Open the model and its tools, and chat until the user ends it."""
+    _check_address(address, in_terminal=in_terminal)
     with ExitStack() as stack:
         toolbox = open_toolbox(given, stack)
         models, settings = open_models(source, endpoint, model, tool_style, compare=compare)
@@ -59,6 +61,18 @@ def chat(
             TerminalChat(models, toolbox, settings, console).run()
         else:
             serve(models, toolbox, settings, address)
+
+
+def _check_address(address: Address, *, in_terminal: bool) -> None:
+    """Raises FlanliteError, before anything is loaded, where the page could not be served so."""
+    if in_terminal and address != Address(opens_browser=address.opens_browser):
+        raise FlanliteError("--terminal serves no page.", "Leave out --host, --port, --share and --password.")
+    if address.password == "":
+        raise FlanliteError("The password is empty.", "Give one: --password WORD")
+    try:
+        socket.getaddrinfo(address.host, address.port)
+    except OSError as error:
+        raise FlanliteError(f"{address.host} is no address: {error.strerror}.", "Leave out --host.") from error
 
 
 def open_toolbox(given: Given, stack: ExitStack) -> Toolbox:
@@ -77,7 +91,10 @@ def open_toolbox(given: Given, stack: ExitStack) -> Toolbox:
     for spec in given.servers:
         from flanlite.agent.mcp import McpServer
 
-        tools += stack.enter_context(McpServer(spec)).tools
+        server = stack.enter_context(McpServer(spec))
+        tools += server.tools
+        for problem in server.problems:
+            say(problem)
     return Toolbox([*builtin_tools(), *tools])
 
 
@@ -121,6 +138,8 @@ def serve(models: Sequence[ChatModel], toolbox: Toolbox, settings: Settings, add
     addresses = page.serve(**vars(address))
     for warning in warnings_for(toolbox, address):
         say(warning)
+    if address.share and len(addresses) < 2:
+        say("There is no public link: Gradio's servers could not be reached.")
     for url in addresses:
         say(f"Chat with {' and '.join(model.name for model in models)}: {url}   (Ctrl-C ends it)")
     page.blocks.block_thread()
@@ -128,9 +147,9 @@ def serve(models: Sequence[ChatModel], toolbox: Toolbox, settings: Settings, add
 
 def warnings_for(toolbox: Toolbox, address: Address) -> list[str]:
     """Sentences on who can reach the tools, where that is more than this machine."""
-    if not address.share and address.host == LOOPBACK:
+    if not address.share and address.host in LOOPBACKS:
         return []
     who = "Everybody who has the link" if address.share else f"Everybody who reaches this machine at {address.host}"
-    names = ", ".join(bound.tool.name for bound in toolbox.bound if bound.origin != BUILT_IN)
+    names = ", ".join(bound.tool.name for bound in toolbox.bound if not bound.is_builtin)
     warning = f"{who} can chat with the model and make its tools run on this machine{': ' + names if names else ''}."
     return [warning] if address.password else [warning, "No password is set: --password WORD asks for one."]

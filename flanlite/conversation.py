@@ -81,3 +81,15 @@ class Conversation:
     def system(self) -> str | None:
         """The system turn's text, or None without one."""
         return self.turns[0].text if self.turns and self.turns[0].role == "system" else None
+
+
+def well_formed(value: Any) -> Any:
+    """A JSON value whose texts are Unicode: half of a surrogate pair, which JSON can spell, becomes `?`.
+
+    Raises RecursionError for a value that is nested some hundreds deep.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, Mapping):
+        return {well_formed(key): well_formed(item) for key, item in value.items()}
+    return [well_formed(item) for item in value] if isinstance(value, list) else value

@@ -14,6 +14,7 @@ import queue
 import textwrap
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -51,6 +52,9 @@ CONNECT_S = 10.0
 SILENCE_S = 600.0
 """How long a server may say nothing: a long prompt on a slow machine takes minutes before its first token."""
 
+PARALLEL_REQUESTS = 16
+"""Requests at a time in an evaluation: enough to fill the batches of a serving engine."""
+
 _STOP_CHECK_S = 0.05
 _NO_RESULT = "No result."
 
@@ -72,8 +76,18 @@ class Endpoint:
     def ask(self, conversation: Conversation, sampling: Sampling, stop: threading.Event) -> Generation:
         """Begin a reply, as ChatModel says.
 
-        The request is sent when the iteration begins, and it is the iteration that raises FlanliteError.
+        The request is sent when the iteration begins, and it is the iteration that raises FlanliteError. Where the
+        server says that its context is too small, the oldest exchanges are left out, whole ones only.
         """
+        return self._begin(conversation, sampling, stop, may_drop=True)
+
+    def _begin(
+        self, conversation: Conversation, sampling: Sampling, stop: threading.Event, *, may_drop: bool
+    ) -> _Reply:
+        sampled = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens}
+        return _Reply(self, conversation, sampled, stop, may_drop=may_drop)
+
+    def _request(self, conversation: Conversation) -> dict[str, Any]:
         request: dict[str, Any] = {"model": self.name}
         if self.style == "openai":
             request["messages"] = as_messages(conversation)
@@ -81,10 +95,36 @@ class Endpoint:
                 request["tools"] = [{"type": "function", "function": as_schema(tool)} for tool in conversation.tools]
         else:
             request["messages"] = _text_messages(write_out(conversation, self.style))
-        request["temperature"] = sampling.temperature
-        request["top_p"] = sampling.top_p
-        request["max_tokens"] = sampling.max_new_tokens
-        return _Reply(self, request, stop)
+        return request
+
+    def prompt_text(self, conversation: Conversation) -> str:
+        """The messages as they are sent, with the model's name."""
+        return json.dumps(self._request(conversation), ensure_ascii=True)
+
+    def answer_all(
+        self, conversations: Sequence[Conversation], max_new_tokens: int
+    ) -> Iterator[tuple[int, str | None]]:
+        """Greedy replies, many requests at a time; None where the server refuses a conversation as too long."""
+        sampling = Sampling(max_new_tokens=max_new_tokens)
+
+        def answer(index: int) -> tuple[int, str | None]:
+            try:
+                return index, "".join(self._begin(conversations[index], sampling, stop, may_drop=False))
+            except FlanliteError as error:
+                if _is_overlong(error):
+                    return index, None
+                raise
+
+        stop = threading.Event()
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+            running = [pool.submit(answer, index) for index in range(len(conversations))]
+            try:
+                for done in as_completed(running):
+                    yield done.result()
+            finally:
+                stop.set()
+                for waiting in running:
+                    waiting.cancel()
 
 
 def _find(url: str, model: str | None) -> tuple[str, list[str]]:
@@ -154,15 +194,48 @@ class _Reply:
 
     ahead = 0
 
-    def __init__(self, endpoint: Endpoint, request: dict[str, Any], stop: threading.Event) -> None:
-        self.prompt = Prompt(_pieces(request))
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        conversation: Conversation,
+        sampled: Mapping[str, Any],
+        stop: threading.Event,
+        *,
+        may_drop: bool,
+    ) -> None:
         self.is_cut = False
-        self._endpoint, self._request, self._stop = endpoint, request, stop
+        self._endpoint, self._conversation, self._sampled, self._stop = endpoint, conversation, sampled, stop
+        self._may_drop = may_drop
+        self._request = {**endpoint._request(conversation), **sampled}
+        self.prompt = Prompt(_pieces(self._request))
         self._calls: list[_PartialCall] = []
         self._last_piece = ""
         self._finish_reason: str | None = None
 
     def __iter__(self) -> Iterator[str]:
+        while True:
+            try:
+                yield from self._stream()
+                return
+            except FlanliteError as error:
+                # A server refuses what is too long before it says anything.
+                if self._last_piece or not _is_overlong(error) or not self._drop_oldest():
+                    raise
+
+    def _drop_oldest(self) -> bool:
+        """Leave out the oldest exchange; whether there was one beside the last."""
+        turns = self._conversation.turns
+        starts = [index for index, turn in enumerate(turns) if turn.role == "user"]
+        if not self._may_drop or len(starts) < 2:
+            return False
+        kept = (*turns[: starts[0]], *turns[starts[1] :])
+        dropped_turns = self.prompt.dropped_turns + len(turns) - len(kept)
+        self._conversation = replace(self._conversation, turns=kept)
+        self._request = {**self._endpoint._request(self._conversation), **self._sampled}
+        self.prompt = Prompt(_pieces(self._request), dropped_turns=dropped_turns)
+        return True
+
+    def _stream(self) -> Iterator[str]:
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         # The request has an event loop of its own: cancelled there, it closes its connection at once, whatever it is
         # waiting for, and the server stops generating. A blocked read of a socket can only wait for its next byte.
@@ -188,7 +261,7 @@ class _Reply:
         with _errors_told(url):
             async with (
                 AsyncOpenAI(base_url=url, api_key=_key(), timeout=timeout) as client,
-                await self._begin(client) as stream,
+                await self._send(client) as stream,
             ):
                 async for chunk in stream:
                     if piece := self._content(chunk):
@@ -215,7 +288,7 @@ class _Reply:
         self._last_piece = delta.content or self._last_piece
         return delta.content or ""
 
-    async def _begin(self, client: AsyncOpenAI) -> AsyncStream[ChatCompletionChunk]:
+    async def _send(self, client: AsyncOpenAI) -> AsyncStream[ChatCompletionChunk]:
         """Send the request; a server that does not know stream_options is asked without, now and later."""
         options: dict[str, Any] = {"stream_options": {"include_usage": True}} if self._endpoint._tells_usage else {}
         try:
@@ -226,7 +299,7 @@ class _Reply:
             if not options or "stream_options" not in str(error.body):
                 raise
             self._endpoint._tells_usage = False
-            return await self._begin(client)
+            return await self._send(client)
         return stream
 
 
@@ -370,6 +443,10 @@ def _errors_told(url: str) -> Iterator[None]:
         raise FlanliteError(
             f"The server at {url} does not answer in JSON.", "Is it a server for OpenAI's chat completions?"
         ) from error
+
+
+def _is_overlong(error: FlanliteError) -> bool:
+    return "context" in error.message.lower()
 
 
 def _said(error: APIError) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -30,6 +32,7 @@ from flanlite.agent.events import (
 from flanlite.agent.loop import Settings, work
 from flanlite.agent.model import ChatModel
 from flanlite.agent.tools import Toolbox
+from flanlite.conversation import well_formed
 from flanlite.errors import FlanliteError
 from flanlite.run import write_text
 
@@ -38,9 +41,13 @@ STATUS_STYLES: Mapping[CallStatus, str] = {
     "stopped": "dim",
 }  # fmt: skip
 
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
 _Key = tuple[type[Event], int]
 
-COMMANDS = "/tools, /tools NAME... (to offer only these), /saw (the prompt), /retry, /clear, /export FILE, /quit"
+SETTINGS = ("system TEXT", "temperature 0.7", "top_p 0.9", "steps 8", "tokens 512")
+
+COMMANDS = "/tools [NAME... | all | none], /set NAME VALUE, /saw (the prompt), /retry, /clear, /export FILE, /quit"
 
 
 class TerminalChat:
@@ -54,6 +61,7 @@ class TerminalChat:
         self._threads: list[list[Exchange]] = [[] for _ in models]
         self._commands: dict[str, Callable[[str], None]] = {
             "/tools": self._choose_tools,
+            "/set": self._set,
             "/saw": self._show_prompt,
             "/retry": self._retry,
             "/clear": self._clear,
@@ -88,6 +96,7 @@ class TerminalChat:
             thread.append(self._work(model, thread, question))
 
     def _work(self, model: ChatModel, past: Sequence[Exchange], question: str) -> Exchange:
+        question = well_formed(question)
         printer, exchange, stop = Printer(self._console), Exchange(question), threading.Event()
         try:
             for event in work(model, self._toolbox, past, question, self._settings, stop):
@@ -109,7 +118,8 @@ class TerminalChat:
     def _choose_tools(self, names: str) -> None:
         """List the tools, those on offer in bold; names given are offered from now on, and no others."""
         if names:
-            self._toolbox = self._all_tools.only(self._all_tools.names if names == "all" else names.split())
+            chosen = {"all": self._all_tools.names, "none": ()}.get(names, names.split())
+            self._toolbox = self._all_tools.only(chosen)
         for bound in self._all_tools.bound:
             parameters = ", ".join(bound.tool.parameters.get("properties") or ())
             is_offered = bound.tool.name in self._toolbox.names
@@ -117,6 +127,26 @@ class TerminalChat:
             origin = f"  {plain(bound.origin)}", "dim"
             described = f"({plain(parameters)})  {plain(bound.tool.description)}"
             self._console.print(Text.assemble(name, described, origin))
+
+    def _set(self, assignment: str) -> None:
+        """Change one setting: `system`, or a number."""
+        name, _, value = assignment.partition(" ")
+        sampling = self._settings.sampling
+        try:
+            if name == "system":
+                self._settings = replace(self._settings, system=value.strip())
+            elif name == "steps":
+                self._settings = replace(self._settings, max_steps=max(1, int(value)))
+            elif name == "tokens":
+                self._settings = replace(self._settings, sampling=replace(sampling, max_new_tokens=max(1, int(value))))
+            elif name == "temperature":
+                self._settings = replace(self._settings, sampling=replace(sampling, temperature=max(0.0, float(value))))
+            elif name == "top_p":
+                self._settings = replace(self._settings, sampling=replace(sampling, top_p=float(value)))
+            else:
+                raise FlanliteError(f"There is no setting {name!r}.", "/set " + " | ".join(SETTINGS))
+        except ValueError:
+            raise FlanliteError(f"{value!r} is no number.", f"/set {name} 1") from None
 
     def _show_prompt(self, _: str) -> None:
         asked = [event for event in self._last().events if isinstance(event, Asked)]
@@ -147,7 +177,10 @@ class TerminalChat:
         self._last()
         conversation = as_conversation(self._threads[-1], self._settings.system, self._toolbox.tools)
         row = as_agent_flan(conversation, self._models[-1].style, "flanlite-chat")
-        write_text(Path(name), json.dumps(row, ensure_ascii=False) + "\n")
+        try:
+            write_text(Path(name), json.dumps(row, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise FlanliteError(f"{name} cannot be written: {error.strerror}.", "Name another file.") from error
         self._console.print(f"Wrote {name}. It is data: flanlite convert {name} --out my_set", markup=False)
 
     def _last(self) -> Exchange:
@@ -205,7 +238,9 @@ def told_of(event: Event) -> RenderableType | None:
     if isinstance(event, Waiting) and event.ahead:
         return Text(f"Waiting: {event.ahead} before this one.", "dim")
     if isinstance(event, Asked) and event.step == 1 and event.prompt.dropped_turns:
-        return Text(f"The {event.prompt.dropped_turns} oldest turns no longer fit and were left out.", "dim")
+        return Text(
+            f"The oldest of the chat, {event.prompt.dropped_turns} turns, no longer fits and was left out.", "dim"
+        )
     if isinstance(event, Failure):
         return Text.assemble((plain(event.text), "red"), " ", plain(event.hint))
     return Text("Stopped.", "dim") if isinstance(event, Stopped) else None
@@ -226,5 +261,9 @@ def _call(event: Call) -> RenderableType:
 
 
 def plain(text: str) -> str:
-    """The text without what could steer the terminal."""
-    return "".join(character if character.isprintable() or character in "\n\t" else "\ufffd" for character in text)
+    """The text without what could steer the terminal: control characters, and marks that turn the line around."""
+    return "".join("\ufffd" if character in _TURNING or _steers(character) else character for character in text)
+
+
+def _steers(character: str) -> bool:
+    return character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cs")

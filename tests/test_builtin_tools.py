@@ -14,6 +14,7 @@ from flanlite.agent.builtin import (
     BUILTIN,
     COUNTRIES,
     ELEMENTS,
+    UNIT_NAMES,
     UNITS,
     add_days,
     calculate,
@@ -40,10 +41,30 @@ from flanlite.agent.builtin import (
         (calculate("17 % 5"), "2"),
         (calculate("1 / 3"), "0.3333"),
         (calculate("0.1 + 0.2 - 0.3"), "0"),
+        (calculate("1000.1 + 1000.2 - 2000.3"), "0"),
+        (calculate("10 ** 15 - (10 ** 15 - 1)"), "1"),
+        (calculate("1e15 - 999999999999999.5"), "0.5"),
+        (calculate("1 / 100000"), "0.00001"),
+        (calculate("-1 / 30000"), "-0.0000333333"),
+        (calculate("1 / 1900"), "0.0005"),
+        (calculate("1 / 2100"), "0.00047619"),
+        (calculate("1 / 10 ** 9"), "0.000000001"),
+        (calculate("2 / 3 / 10 ** 15"), "6.66667e-16"),
         (convert_units(12.5, "km", "miles"), "7.7671 miles"),
         (convert_units(100, "fahrenheit", "celsius"), "37.7778 celsius"),
         (convert_units(0, "Celsius", "kelvin"), "273.15 kelvin"),
         (convert_units(2, "weeks", "days"), "14 days"),
+        (convert_units(1, "mm", "km"), "0.000001 km"),
+        (convert_units(-459.67, "fahrenheit", "kelvin"), "0 kelvin"),
+        (convert_units(1, "pound", "kg"), "0.4536 kg"),
+        (convert_units(1, "hour", "min"), "60 min"),
+        (convert_units(2, "lbs", "ounce"), "32 ounce"),
+        (convert_units(1, "kilometer", "metre"), "1000 metre"),
+        (convert_units(1, "Litre", "mL"), "1000 mL"),
+        (convert_units(100, "C", "°F"), "212 °F"),
+        (convert_units(0, "degrees Celsius", "K"), "273.15 K"),
+        (convert_units(36, "kph", "m/s"), "10 m/s"),
+        (convert_units(1, "kB", "KB"), "1 KB"),
         (convert_units(3, "GB", "MB"), "3000 MB"),
         (days_between("2024-02-28", "2024-03-01"), "2 days"),
         (days_between("2024-03-01", "29 February 2024"), "1 day"),
@@ -80,7 +101,21 @@ def test_the_result_is_exact(result: str, expected: str) -> None:
         (lambda: calculate("("), "( is not an arithmetic expression."),
         (lambda: calculate("1+" * 200 + "1"), "The expression is longer than 200 characters."),
         (lambda: convert_units(1, "km", "kg"), "km is a unit of length and kg one of mass."),
-        (lambda: convert_units(1, "parsecs", "km"), "parsecs is not a known unit."),
+        (
+            lambda: convert_units(1, "parsecs", "kilometer"),
+            "parsecs is not a known unit. The units of length are mm, cm, m, km, inches, feet, yards, miles.",
+        ),
+        (
+            lambda: convert_units(1, "hours", "ms"),
+            "ms is not a known unit. The units of duration are seconds, minutes, hours, days, weeks.",
+        ),
+        (
+            lambda: convert_units(1, "bits", "parsecs"),
+            "bits is not a known unit. The units are mm, cm, m, km, inches, feet, yards, miles, mg, g, kg, tonnes, "
+            "ounces, pounds, stones, ml, liters, cups, pints, gallons, seconds, minutes, hours, days, weeks, km/h, "
+            "m/s, mph, knots, hectares, acres, KB, MB, GB, TB, celsius, fahrenheit, kelvin.",
+        ),
+        (lambda: convert_units(1, "foot", "lbs"), "foot is a unit of length and lbs one of mass."),
         (lambda: convert_units(1e300, "km", "mm"), "The number is too large."),
         (lambda: weekday("yesterday"), "yesterday is not a date like 2024-03-15 or 15 March 2024."),
         (lambda: add_days("2024-01-01", 10**9), "The result is outside the years 1 to 9999."),
@@ -128,7 +163,24 @@ def test_every_unit_converts_to_itself() -> None:
     assert {convert_units(5, unit, unit) for unit in UNITS} == {f"5 {unit}" for unit in UNITS}
 
 
+@pytest.mark.parametrize("unit", [*UNITS, *UNIT_NAMES])
+def test_a_unit_may_have_an_s_or_lack_it(unit: str) -> None:
+    other = unit.removesuffix("s") if unit.endswith("s") else f"{unit}s"
+    if min(len(unit), len(other)) > 1:
+        assert convert_units(5, unit, other) == f"5 {other}"
+
+
+@given(st.floats(1e-9, 1e15))
+def test_a_result_is_near_and_has_no_exponent(value: float) -> None:
+    told = calculate(str(value))
+    assert "e" not in told
+    assert float(told) == pytest.approx(value, rel=0.1)
+    assert float(told) == pytest.approx(value, rel=1e-5, abs=0.00005)
+
+
 def test_tables_are_whole() -> None:
+    assert set(UNIT_NAMES.values()) <= set(UNITS)
+    assert not set(UNIT_NAMES) & set(UNITS)
     assert all(len(row) == 4 and all(row) for row in COUNTRIES.values())
     assert all(len(row) == 3 and all(row) for row in ELEMENTS.values())
 

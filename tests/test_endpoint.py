@@ -539,3 +539,24 @@ def test_a_real_server_refuses_in_its_own_words(transformers_serve: str) -> None
     model = Endpoint(transformers_serve, "another", "react")
     error = error_of(lambda: list(model.ask(QUESTION, GREEDY, threading.Event())))
     assert "Server is pinned to" in error.message
+
+
+def test_what_no_longer_fits_the_servers_context_is_left_out_whole(server: Server) -> None:
+    refusal = Reply(status=400, body={"error": {"message": "This exceeds the context size."}})
+    server.replies = [refusal, refusal, says("Fine.")]
+    turns = [Turn("system", "Be kind.")]
+    for number in range(3):
+        turns += [Turn("user", f"Question {number}"), Turn("assistant", f"Answer {number}")]
+    turns.append(Turn("user", "Last"))
+    asked = Endpoint(server.url, None, "react").ask(Conversation(tuple(turns)), GREEDY, threading.Event())
+    assert "".join(asked) == "Fine."
+    assert asked.prompt.dropped_turns == 4
+    sent = [message["content"] for message in server.requests[-1]["messages"]]
+    assert sent == ["Be kind.", "Question 2", "Answer 2", "Last"]
+
+
+def test_an_evaluation_leaves_nothing_out(server: Server) -> None:
+    server.replies = [Reply(status=400, body={"error": {"message": "This exceeds the context size."}})]
+    turns = (Turn("user", "One"), Turn("assistant", "Two"), Turn("user", "Three"))
+    assert list(Endpoint(server.url, None, "react").answer_all([Conversation(turns)], 8)) == [(0, None)]
+    assert len(server.requests) == 1

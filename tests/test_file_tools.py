@@ -1,7 +1,10 @@
 """Tools over a user's files: what a search in a folder and a query over CSV files find, and what they never touch."""
 
 import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +127,8 @@ def test_the_tables_and_their_columns_are_told(sales: BoundTool) -> None:
         ("SELECT typeof(zip) z, sum(units), 0.1 + 0.2 f FROM sales_2024;", "z | sum(units) | f\ntext | 12 | 0.3"),
         ("SELECT name FROM towns WHERE name = 'Rome'", "name\n(No rows.)"),
         ("SELECT 'a\nb' x, x'00ff' y", "x | y\na b | 00ff"),
+        ("SELECT 'a | b\n1 |\t| 2' \"x | y\", '|', 'c|d'", "x \\| y | '|' | 'c|d'\na \\| b 1 \\| \\| 2 | \\| | c|d"),
+        ("SELECT '' x", "x\n''"),
         ("SELECT printf('%.300d', 0) x", f"x\n{'0' * 200}…"),
         (
             NUMBERS.format(" LIMIT 1060"),
@@ -140,6 +145,8 @@ def test_a_query_is_answered_as_lines_of_cells(sales: BoundTool, sql: str, told:
     [
         ("SELECT town FROM towns", f"{REFUSED}no such column: town."),
         ("SELEC 1", f'{REFUSED}near "SELEC": syntax error.'),
+        ("SELECT hex(printf('%.*c', 9000, 'a'))", f"{REFUSED}string or blob too big."),
+        (f"SELECT {'1 + ' * 3000}1", f"{REFUSED}query string is too large."),
         ("SELECT 1; DELETE FROM towns", f"{REFUSED}You can only execute one statement at a time."),
         ("SELECT load_extension('x')", f"{REFUSED}not authorized to use function: load_extension."),
         ("SELECT randomblob(1000000000)", f"{REFUSED}not authorized to use function: randomblob."),
@@ -171,6 +178,63 @@ def test_an_endless_query_ends(sales: BoundTool, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(files, "QUERY_S", 0.1)
     assert call(sales, sql=NUMBERS.format("")) == "Error: The query took longer than 0.1 seconds."
     assert call(sales, sql="SELECT count(*) FROM towns") == "count(*)\n3"
+
+
+def text(length: int) -> str:
+    """SQL for a text of about that length, another one for each i."""
+    return f"(printf('%.*c', {length} + i % 9, 'a') || 'b')"
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [
+        f"instr({text(900_000)}, {text(450_000)})",
+        f"instr({text(9_000)}, 'a' || {text(4_500)})",
+        f"length(rtrim({text(9_000)}, {text(800)} || 'c'))",
+        f"{text(9_000)} GLOB '*' || {text(150)} || 'c'",
+    ],
+)
+def test_a_query_of_slow_functions_ends(sales: BoundTool, monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
+    monkeypatch.setattr(files, "QUERY_S", 0.1)
+    begun = time.monotonic()
+    told = call(sales, sql=NUMBERS.format("").replace("SELECT i FROM n", f"SELECT sum({slow}) FROM n"))
+    assert told == "Error: The query took longer than 0.1 seconds."
+    assert time.monotonic() - begun < 2
+
+
+def test_a_query_that_runs_keeps_no_other_waiting(sales: BoundTool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "QUERY_S", 3)
+    endless = threading.Thread(target=lambda: call(sales, sql=NUMBERS.format("")))
+    endless.start()
+    assert call(sales, sql="SELECT count(*) FROM towns") == "count(*)\n3"
+    assert endless.is_alive()
+    endless.join()
+
+
+def test_a_query_that_runs_does_not_keep_the_program(tmp_path: Path) -> None:
+    file = write(tmp_path, {"t.csv": "a\n1\n"}) / "t.csv"
+    program = f"""
+import threading
+from pathlib import Path
+from flanlite.agent import files
+from flanlite.agent.tools import Toolbox
+from flanlite.conversation import ToolCall
+files.QUERY_S = 60
+box = Toolbox(files.query_csv([Path({str(file)!r})]), timeout_s=0.2)
+print(box.call(ToolCall("query_csv", {{"sql": {NUMBERS.format("")!r}}}), threading.Event()).text)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (run.stdout, run.stderr) == ("Error: query_csv took longer than 0.2 seconds.\n", "")
+
+
+def test_long_rows_and_wide_tables_can_be_read_and_sorted(tmp_path: Path) -> None:
+    long = "a,b\n" + "\n".join(f"{letter * 60_000},{'ä' * 30_000}" for letter in "yx")
+    wide = ",".join(f"a_long_name_of_column_{number}" for number in range(1900)) + "\n" + ",".join(["1"] * 1900)
+    folder = write(tmp_path, {"long.csv": long, "wide.csv": wide})
+    (bound,) = query_csv([folder / "long.csv", folder / "wide.csv"])
+    told = call(bound, sql="SELECT * FROM long ORDER BY a")
+    assert told == f"a | b\n{'x' * 200}… | {'ä' * 200}…\n{'y' * 200}… | {'ä' * 200}…"
+    assert call(bound, sql="SELECT sum(length(a || b)) n FROM long, wide").startswith("n\n180000")
 
 
 def test_queries_come_from_many_threads(sales: BoundTool) -> None:

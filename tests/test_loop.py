@@ -228,6 +228,42 @@ def test_a_call_of_a_tool_that_was_switched_off_since_is_not_trained() -> None:
     assert trained == [False, True]
 
 
+def test_a_question_that_failed_is_no_part_of_what_follows() -> None:
+    failed = run(ScriptedModel(CALL), "An odd one", settings=Settings(max_steps=1))
+    model = ScriptedModel("Hello.")
+    run(model, "Hi", (failed,))
+    assert [turn.text for turn in model.asked[0].turns] == ["Hi"]
+
+
+def test_a_reply_may_make_so_many_calls_and_no_more() -> None:
+    calls = 'Action: add\nAction Input: {"a": 1, "b": 2}\n' * 300
+    model = ScriptedModel(calls, "Enough.")
+    exchange = run(model, settings=Settings(sampling=Sampling(max_new_tokens=10**6)))
+    assert len(exchange.calls("done")) == len(exchange.calls()) == 8
+    assert "292 more calls were not run" in model.asked[1].turns[-1].text
+
+
+def test_half_characters_and_endless_nesting_do_not_reach_the_events() -> None:
+    deep = '{"a": ' * 900 + "1" + "}" * 900
+    replies = ('Action: add\nAction Input: {"a": "\\ud800"}', CALL, f"Action: add\nAction Input: {deep}", "Over.")
+    model = ScriptedModel(*replies)
+    exchange = run(model, "Odd \ud800?", settings=Settings(sampling=Sampling(max_new_tokens=10**6)))
+    assert exchange.answer == "Over."
+    for call in exchange.calls():
+        json.dumps(call.call.arguments).encode()
+        call.call.arguments_json().encode()
+    model.asked[0].turns[0].text.encode()
+
+
+def test_a_fault_of_the_models_engine_is_a_failure(caplog) -> None:
+    class Broken(ScriptedModel):
+        def ask(self, *_: object) -> object:  # type: ignore[override]
+            raise RuntimeError("CUDA out of memory")
+
+    (failure,) = of_kind(run(Broken("")), Failure)
+    assert "CUDA out of memory" in failure.text
+
+
 def test_waiting_and_prompt_are_told() -> None:
     exchange = run(ScriptedModel(ANSWER))
     assert of_kind(exchange, Waiting) == [Waiting(1, 0)]

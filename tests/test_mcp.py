@@ -1,5 +1,6 @@
 """Tools of MCP servers: real ones, started here or on a port of this machine, that answer, fail, cling and die."""
 
+import json
 import os
 import shlex
 import socket
@@ -87,6 +88,7 @@ def test_a_servers_tools_are_offered_and_answer(server: McpServer) -> None:
     assert (add.name, add.description, sorted(add.parameters["properties"])) == ("add", "Add two numbers.", ["a", "b"])
     assert call(server, "add", a=1, b=2) == ("done", "3")
     assert call(server, "add", a=1)[0] == "malformed"
+    assert server.problems == []
     assert call(server, "divide", a=1, b=0) == ("failed", "Error: A division by zero has no result.")
 
 
@@ -180,6 +182,38 @@ def test_without_the_package_the_way_to_install_it_is_said(monkeypatch: pytest.M
     with pytest.raises(FlanliteError) as caught:
         McpServer(COMMAND)
     assert caught.value.hint == "pip install 'flanlite[mcp]'"
+
+
+RAW_SERVER = """
+import json, sys
+tools = [{"name": name, "inputSchema": schema} for name, schema in json.loads(sys.argv[1]).items()]
+about = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "raw", "version": "1"}}
+results = {"initialize": about, "tools/list": {"tools": tools}, "tools/call": {"content": []}}
+for line in sys.stdin:
+    request = json.loads(line)
+    if request.get("method") in results:
+        print(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": results[request["method"]]}), flush=True)
+    elif "id" in request:
+        error = {"code": -32601, "message": "Method not found."}
+        print(json.dumps({"jsonrpc": "2.0", "id": request["id"], "error": error}), flush=True)
+"""
+
+
+def test_a_tool_with_a_broken_schema_is_left_out_and_named() -> None:
+    schemas = {
+        "fine": {"type": "object", "properties": {"a": {"enum": [5]}}},
+        "odd": {"type": "object", "properties": {"a": {"enum": 5}}},
+        "nested": {"type": "object", "properties": {"a": {"type": "array", "items": [{}]}}},
+    }
+    with McpServer(f"{python(RAW_SERVER)} {shlex.quote(json.dumps(schemas))}") as server:
+        assert [bound.tool.name for bound in server.tools] == ["fine"]
+        assert server.problems == [
+            "The tool odd of raw is left out, for its schema is broken: "
+            "5 is not of type 'array', at properties.a.enum.",
+            "The tool nested of raw is left out, for its schema is broken: "
+            "[{}] is not of type 'object', 'boolean', at properties.a.items.",
+        ]
+        assert call(server, "fine", a=5) == ("done", "(no result)")
 
 
 def test_a_chat_uses_a_servers_tool(started: McpServer) -> None:

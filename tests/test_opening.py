@@ -106,6 +106,9 @@ def test_a_large_base_on_a_cpu_is_sent_to_an_endpoint() -> None:
         (["tiny", "--model", "x"], "names a model of a server"),
         (["tiny", "--endpoint", "http://127.0.0.1:9"], "An endpoint has one model"),
         (["--endpoint", "http://127.0.0.1:9"], "127.0.0.1:9"),
+        (["tiny", "--terminal", "--port", "8080"], "serves no page"),
+        (["tiny", "--password", ""], "The password is empty"),
+        (["tiny", "--host", "no.such.host.invalid"], "no.such.host.invalid is no address"),
         (["tiny", "--tools", "missing.py"], "missing.py"),
         (["tiny", "--folder", "missing"], "missing"),
         (["tiny", "--csv", "missing.csv"], "missing.csv"),
@@ -137,7 +140,7 @@ def test_serving_beyond_this_machine_warns_of_the_tools() -> None:
 
     with ExitStack() as stack:
         toolbox = open_toolbox(Given(), stack)
-    assert warnings_for(toolbox, Address()) == []
+    assert warnings_for(toolbox, Address()) == warnings_for(toolbox, Address("localhost")) == []
     open_to_all = warnings_for(toolbox, Address(host="0.0.0.0"))
     assert "make its tools run on this machine" in open_to_all[0]
     assert "--password" in open_to_all[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shutil
@@ -24,8 +25,18 @@ from flanlite.conversation import ToolCall
 from flanlite.corpus.forms import read_row
 from flanlite.page import render
 
-# gradio 6.31 uses of pandas what pandas 3 has given up.
-pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
+# gradio 6.31 uses of pandas what pandas 3 has given up, and leaves the socket open with which it looks for a port.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_socket_is_left_for_the_next_test() -> Iterator[None]:
+    yield
+    gc.collect()
+
 
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -136,7 +147,7 @@ def test_waiting_cuts_failures_and_stops_are_told() -> None:
     prompt = Prompt((), 900, 1000, dropped_turns=4)
     told = {
         "Waiting: 3 before": exchange(Waiting(1, 3)),
-        "4 oldest turns no longer fit into the model's 1,000 tokens": exchange(Asked(1, prompt)),
+        "4 turns, no longer fits into the model's 1,000 tokens": exchange(Asked(1, prompt)),
         "Too long.": exchange(Failure(1, "Too long.", "Ask for less.")),
         "Stopped.": exchange(Stopped(1)),
         "Cut at the limit of new tokens.": exchange(Answer(1, "A", True, is_cut=True)),
@@ -192,6 +203,8 @@ def test_no_text_of_a_model_tool_or_user_becomes_a_tag(text: str) -> None:
 
 
 def test_no_image_and_no_script_link_is_made_of_an_answer() -> None:
+    assert 'target="_blank"' in render.markdown("[z](https://example.com)")
+    assert "deep" in render.markdown(">" * 30 + " deep")
     html = render.markdown("![x](http://example.com/x.png) [y](javascript:alert(1)) [z](https://example.com)")
     assert "<img" not in html
     assert 'href="javascript' not in html
@@ -304,6 +317,40 @@ def test_edit_takes_the_question_back_retry_asks_it_again_and_clear_begins_anew(
     tab.wait_for_selector("text=Three.")
     tab.get_by_role("button", name="Clear").click()
     tab.wait_for_selector(".fl .empty")
+
+
+def test_retry_keeps_a_draft_and_rests_while_nothing_was_asked(open_page) -> None:
+    model = ScriptedModel("One.", "Two.")
+    tab = open_page(model)
+    assert tab.get_by_role("button", name="Retry").is_disabled()
+    ask(tab, "Count")
+    tab.wait_for_selector("text=One.")
+    tab.get_by_role("button", name="Send").wait_for()
+    tab.get_by_placeholder("Ask something").fill("a draft")
+    tab.get_by_role("button", name="Retry").click()
+    tab.wait_for_selector("text=Two.")
+    assert tab.get_by_placeholder("Ask something").input_value() == "a draft"
+    assert model.asked[1].turns[-1].text == "Count"
+
+
+def test_a_chat_that_was_cleared_stays_empty(open_page) -> None:
+    tab = open_page(ScriptedModel("word " * 200, pause_s=0.02))
+    ask(tab, "Talk")
+    tab.wait_for_selector(".fl .question")
+    tab.get_by_role("button", name="Clear").evaluate("button => { button.disabled = false; button.click(); }")
+    tab.wait_for_selector(".fl .empty")
+    tab.wait_for_timeout(1500)
+    assert tab.locator(".fl .exchange").count() == 0
+    assert tab.get_by_role("button", name="Send").is_visible()
+
+
+def test_what_is_no_text_or_nested_without_end_does_not_block_the_page(open_page) -> None:
+    deep = '{"a": ' * 900 + "1" + "}" * 900
+    for reply in ('Action: add\nAction Input: {"a": "\\ud800", "b": 1}', f"Action: add\nAction Input: {deep}"):
+        tab = open_page(ScriptedModel(reply, "Over."))
+        ask(tab, "2 + 3?")
+        tab.wait_for_selector("text=Over.")
+        tab.get_by_role("button", name="Send").wait_for()
 
 
 def test_tools_are_switched_off_for_one_chat_and_the_system_text_is_edited(open_page) -> None:

@@ -80,6 +80,22 @@ def test_export_writes_a_row_of_training_data(monkeypatch, tmp_path: Path) -> No
     assert sum(turn.trained for turn in read_row(row, "agent-flan").turns) == 2
 
 
+def test_a_file_that_cannot_be_written_is_a_sentence(monkeypatch, tmp_path: Path) -> None:
+    printed = chat(monkeypatch, f"Hi\n/export {tmp_path}/none/x.jsonl\nHi\n", ScriptedModel("Yes."))
+    assert "cannot be written" in printed
+    assert printed.count("Yes.") == 2
+
+
+def test_settings_are_set_by_name(monkeypatch) -> None:
+    typed = "/set system Be brief.\n/set tokens 2\n/set nothing 1\n/set steps many\n/tools none\nHi\n"
+    model = ScriptedModel("Yes.")
+    printed = chat(monkeypatch, typed, model)
+    assert "There is no setting 'nothing'." in printed
+    assert "'many' is no number." in printed
+    assert "Cut at the limit" in printed
+    assert (model.asked[0].system, model.asked[0].tools) == ("Be brief.", ())
+
+
 def test_two_models_answer_one_after_the_other(monkeypatch) -> None:
     printed = chat(
         monkeypatch, "Hi\n", ScriptedModel("I am base.", name="base"), ScriptedModel("I am tuned.", name="tuned")
@@ -88,9 +104,13 @@ def test_two_models_answer_one_after_the_other(monkeypatch) -> None:
 
 
 def test_a_reply_cannot_steer_the_terminal_or_use_markup(monkeypatch) -> None:
-    printed = chat(monkeypatch, "Hi\n", ScriptedModel("\x1b[31mred\x07 [bold]b[/bold] \x1b]0;title\x07"))
+    printed = chat(
+        monkeypatch, "Hi\n", ScriptedModel("\x1b[31mred\x07 [bold]b[/bold] \x1b]0;t\x07 \u202eevil Bon\u00a0jour")
+    )
     assert "\x1b" not in printed
     assert "\x07" not in printed
+    assert "\u202e" not in printed
+    assert "Bon\u00a0jour" in printed
     assert "[bold]b[/bold]" in printed
 
 

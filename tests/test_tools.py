@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import date
 from functools import wraps
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flanlite.agent.tools import BoundTool, Toolbox, builtin_tools, load_tools, tool_from
+from flanlite.agent.arguments import problem_with_schema
+from flanlite.agent.tools import BUILT_IN, BoundTool, Toolbox, builtin_tools, load_tools, tool_from
 from flanlite.conversation import Tool, ToolCall
 from flanlite.errors import FlanliteError
 from flanlite.prompt.toolcalls import offer_tools
@@ -22,6 +24,8 @@ from flanlite.tiny.make.dialogues import list_prompt
 from flanlite.tiny.make.request import BUILTIN_LISTED
 
 DEMO = Path(__file__).parents[1] / "demo" / "tools.py"
+
+SLOW = "^(a+)+$"
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -84,7 +88,7 @@ def test_the_built_in_tools_are_offered_in_the_words_that_the_tiny_model_was_tra
     bound = builtin_tools()
     listed = [BUILTIN_LISTED[one.tool.name] for one in bound]
     assert offer_tools("react", [one.tool for one in bound]) == list_prompt(listed)
-    assert {one.origin for one in bound} == {"built in"}
+    assert {(one.origin, one.is_builtin) for one in bound} == {("built in", True)}
 
 
 def test_a_function_is_told_by_its_name_its_docstring_and_its_hints() -> None:
@@ -286,11 +290,16 @@ def test_two_given_tools_of_one_name_are_refused() -> None:
         Toolbox([answer("", "a.py"), answer("", "weather")])
 
 
-@pytest.mark.parametrize("origins", [("built in", "a.py"), ("a.py", "built in")])
-def test_a_given_tool_replaces_a_built_in_one(origins: tuple[str, str]) -> None:
-    box = Toolbox([answer(origin, origin) for origin in origins])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_given_tool_replaces_a_built_in_one(order: int) -> None:
+    box = Toolbox([replace(answer("the built-in one", BUILT_IN), is_builtin=True), answer("the given one")][::order])
     assert box.names == ("tool",)
-    assert ended(box, ToolCall("tool")) == ("done", "a.py")
+    assert ended(box, ToolCall("tool")) == ("done", "the given one")
+
+
+def test_a_server_that_calls_itself_built_in_is_not() -> None:
+    with pytest.raises(FlanliteError, match=r"one from built in, one from a\.py"):
+        Toolbox([answer("", BUILT_IN), answer("", "a.py")])
 
 
 def test_a_toolbox_of_fewer_tools_keeps_their_order_and_the_timeout() -> None:
@@ -435,6 +444,55 @@ def test_a_broken_schema_fails_the_call_and_fetches_nothing(
     assert "fetched" not in text
 
 
+PATTERNS = [
+    {"properties": {"a": {"type": "string", "pattern": SLOW}}},
+    {"properties": {"a": {"$ref": "#/$defs/slow"}}, "$defs": {"slow": {"pattern": SLOW}}},
+    {"patternProperties": {SLOW: {"type": "integer"}}},
+    {"patternProperties": {SLOW: {}}, "additionalProperties": False},
+    {"properties": {"a": {}}, "allOf": [{"patternProperties": {SLOW: {}}}], "unevaluatedProperties": False},
+]
+
+
+@pytest.mark.parametrize("schema", PATTERNS)
+def test_a_servers_patterns_are_not_matched(schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("it was matched")
+
+    monkeypatch.setattr("jsonschema._keywords.re.search", refuse)
+    assert call(tool(json.dumps, **schema), a="aaa!") == ("done", '{"a": "aaa!"}')
+    assert call(tool(json.dumps, **schema), **{"a": "", "aaa!": 1})[1] != "Error: AssertionError: it was matched"
+
+
+@pytest.mark.parametrize("name", ["pattern", "patternProperties", "properties", "enum"])
+def test_an_argument_may_have_the_name_of_a_keyword(name: str) -> None:
+    bound = tool(json.dumps, properties={name: {"type": "string"}}, required=[name])
+    assert call(bound, **{name: "x"}) == ("done", json.dumps({name: "x"}))
+    assert call(bound, **{name: 1}) == ("malformed", f"Error: The argument {name} must be a string, but is 1.")
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ({"type": "object", "properties": {"a": {"type": "string", "pattern": r"^\p{L}+$"}}, "required": ["a"]}, None),
+        ({}, None),
+        ({"properties": {"a": {"enum": 5}}}, "5 is not of type 'array', at properties.a.enum"),
+        ({"properties": ["x"]}, "['x'] is not of type 'object', at properties"),
+        ({"required": 5}, "5 is not of type 'array', at required"),
+        ({"type": "array"}, "it is not of type object"),
+        ({"properties": {"a": ["x" * 500]}}, f"['{'x' * 57}…, at properties.a"),
+    ],
+)
+def test_what_is_wrong_with_a_schema_is_told_shortly(schema: dict[str, Any], problem: str | None) -> None:
+    assert problem_with_schema(schema) == problem
+
+
+@given(enum=json_values, properties=json_values, required=json_values, kind=json_values)
+def test_a_broken_schema_is_offered_in_some_way(enum: Any, properties: Any, required: Any, kind: Any) -> None:
+    broken = {"properties": {"a": {"enum": enum, "type": kind, "items": kind}}, "required": required}
+    for schema in (broken, {"properties": properties}):
+        assert offer_tools("react", [Tool("tool", "", schema)])
+
+
 def test_a_tool_that_is_not_there_is_told_with_those_that_are() -> None:
     box = Toolbox([answer("", name=name) for name in "ab"])
     assert ended(box, ToolCall("fly")) == ("invented", "Error: There is no tool fly. The tools are: a, b.")
@@ -458,14 +516,21 @@ def test_what_a_tool_raises_is_told_in_a_line(error: BaseException, text: str) -
     assert call(tool(fail)) == ("failed", text)
 
 
+def test_a_tool_that_returns_nothing_says_so() -> None:
+    def note(text: str) -> None:
+        """Take a note."""
+
+    assert call(tool_from(note, "x.py"), "note", text="x") == ("done", "(no result)")
+
+
 def test_a_result_that_is_no_text_is_json() -> None:
     def look(what: str) -> Any:
         """Look."""
-        return {"none": None, "nan": float("nan"), "day": date(2024, 3, 15), "list": ["ä", 1]}[what]
+        return {"nothing in it": [None], "nan": float("nan"), "day": date(2024, 3, 15), "list": ["ä", 1]}[what]
 
     bound = tool_from(look, "x.py")
-    found = {what: call(bound, "look", what=what)[1] for what in ("none", "nan", "day", "list")}
-    assert found == {"none": "null", "nan": "NaN", "day": '"2024-03-15"', "list": '["ä", 1]'}
+    found = {what: call(bound, "look", what=what)[1] for what in ("nothing in it", "nan", "day", "list")}
+    assert found == {"nothing in it": "[null]", "nan": "NaN", "day": '"2024-03-15"', "list": '["ä", 1]'}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft202012Validator, FormatChecker, SchemaError, ValidationError
 from jsonschema.exceptions import best_match
 from referencing import Registry
 
@@ -24,18 +24,50 @@ KINDS = {
     "null": "null",
 }
 
+PATTERNS = ("pattern", "patternProperties")
+NAMED_SCHEMAS = ("properties", "$defs", "definitions", "dependentSchemas")
+VALUES = ("enum", "const", "default", "examples")
+
 
 def problem_with(tool: Tool, arguments: Mapping[str, Any]) -> str | None:
     """What is wrong with the arguments, in one sentence, or None where they fit the tool's schema.
 
-    An argument that the schema does not name is wrong, unless the schema welcomes it. Raises what jsonschema does where
-    the schema itself is broken.
+    An argument that the schema does not name is wrong, unless the schema welcomes it. Patterns are left to the tool.
+    Raises what jsonschema does where the schema itself is broken.
     """
-    schema = {"unevaluatedProperties": False, **tool.parameters}
+    schema = {"unevaluatedProperties": False, **_without_patterns(tool.parameters)}
     # With a registry of its own, nothing is fetched for a schema that refers to a URL.
     validator = Draft202012Validator(schema, registry=Registry())
     error = best_match(validator.iter_errors(dict(arguments)))
     return None if error is None else _sentence(tool, error)
+
+
+def problem_with_schema(schema: Mapping[str, Any]) -> str | None:
+    """What is wrong with the JSON schema of a tool's arguments, in some words without a full stop, or None."""
+    try:
+        # Formats are not checked: a pattern may be no regular expression of Python's.
+        Draft202012Validator.check_schema(schema, FormatChecker(formats=()))
+    except SchemaError as error:
+        return f"{_cut(error.message)}, at {_place(error.absolute_path)}"
+    return None if schema.get("type", "object") == "object" else "it is not of type object"
+
+
+def _without_patterns(schema: Any) -> Any:
+    """The schema without regular expressions, whatever they would match being allowed.
+
+    One that a server sends can take hours, and every other thread waits for it.
+    """
+    if isinstance(schema, list):
+        return [_without_patterns(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    plain = {}
+    for key, value in schema.items():
+        if key in NAMED_SCHEMAS and isinstance(value, Mapping):
+            plain[key] = {name: _without_patterns(part) for name, part in value.items()}
+        elif key not in PATTERNS:
+            plain[key] = value if key in VALUES else _without_patterns(value)
+    return plain | {"additionalProperties": True} if "patternProperties" in schema else plain
 
 
 def with_integers(value: Any, schema: Any) -> Any:
@@ -90,5 +122,8 @@ def _kind(schema: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    return _cut(json.dumps(value, ensure_ascii=False))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= MAX_SHOWN_CHARS else f"{text[: MAX_SHOWN_CHARS - 1]}…"

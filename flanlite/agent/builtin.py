@@ -20,11 +20,23 @@ MAX_NUMBER = 1e15
 MAX_EXPONENT = 64
 MAX_TEXT_LENGTH = 200
 
+# Below the first, four decimals can be wrong by over a tenth; below the second, a number without an exponent is long.
+SMALL = 0.0005
+TINY = 1e-9
+
 Number = int | float
 
+
+def _sum(a: Number, b: Number) -> Number:
+    """The sum, or 0 where all that is left of two floats is their rounding error, as of 0.1 + 0.2 - 0.3."""
+    total = a + b
+    is_error = isinstance(total, float) and abs(total) < min(SMALL, 4 * math.ulp(max(abs(a), abs(b))))
+    return 0 if is_error else total
+
+
 OPERATORS: dict[type[ast.AST], Callable[[Number, Number], Number]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
+    ast.Add: _sum,
+    ast.Sub: lambda a, b: _sum(a, -b),
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
@@ -34,7 +46,7 @@ OPERATORS: dict[type[ast.AST], Callable[[Number, Number], Number]] = {
 
 DATE_FORMATS = ("%Y-%m-%d", "%d %B %Y", "%B %d, %Y", "%B %d %Y", "%d.%m.%Y")
 
-# Each unit as (quantity, size in that quantity's first unit, the name that an answer uses).
+# Each unit as (quantity, its size in meters, kilograms, liters, seconds, meters per second, square meters or bytes).
 LENGTH, MASS, VOLUME, DURATION, SPEED, AREA, DATA, TEMPERATURE = (
     "length", "mass", "volume", "duration", "speed", "area", "data", "temperature",
 )  # fmt: skip
@@ -58,6 +70,20 @@ UNITS: dict[str, tuple[str, float]] = {
     "hectares": (AREA, 10000), "acres": (AREA, 4046.8564224),
     "KB": (DATA, 1e3), "MB": (DATA, 1e6), "GB": (DATA, 1e9), "TB": (DATA, 1e12),
     "celsius": (TEMPERATURE, 1), "fahrenheit": (TEMPERATURE, 1), "kelvin": (TEMPERATURE, 1),
+}  # fmt: skip
+
+# What else a unit is called, beside an s more or less.
+UNIT_NAMES: dict[str, str] = {
+    "millimetre": "mm", "centimetre": "cm", "in": "inches", "yd": "yards", "mi": "miles",
+    "milligram": "mg", "kilo": "kg", "t": "tonnes", "st": "stones",
+    "l": "liters", "millilitre": "ml", "pt": "pints", "gal": "gallons",
+    "s": "seconds", "sec": "seconds", "min": "minutes", "h": "hours", "hr": "hours", "d": "days", "wk": "weeks",
+    "kmh": "km/h", "kph": "km/h", "kilometers per hour": "km/h", "kilometres per hour": "km/h",
+    "meters per second": "m/s", "metres per second": "m/s", "miles per hour": "mph", "kn": "knots", "kt": "knots",
+    "ha": "hectares", "kB": "KB", "kilobyte": "KB", "megabyte": "MB", "gigabyte": "GB", "terabyte": "TB",
+    "c": "celsius", "°c": "celsius", "degrees c": "celsius", "degrees celsius": "celsius",
+    "f": "fahrenheit", "°f": "fahrenheit", "degrees f": "fahrenheit", "degrees fahrenheit": "fahrenheit",
+    "k": "kelvin",
 }  # fmt: skip
 
 # country: capital, continent, currency, language
@@ -150,14 +176,19 @@ def calculate(expression: str) -> str:
 
 def convert_units(value: float, from_unit: str, to_unit: str) -> str:
     """Convert a value between units."""
-    from_quantity, from_size = _unit(from_unit)
-    to_quantity, to_size = _unit(to_unit)
+    known_from, known_to = _unit(from_unit), _unit(to_unit)
+    if known_from is None or known_to is None:
+        raise ValueError(_unknown_unit(from_unit if known_from is None else to_unit, known_from or known_to))
+    (from_quantity, from_size), (to_quantity, to_size) = UNITS[known_from], UNITS[known_to]
     if from_quantity != to_quantity:
         raise ValueError(f"{from_unit} is a unit of {from_quantity} and {to_unit} one of {to_quantity}.")
     if from_quantity == TEMPERATURE:
-        result = _from_kelvin(_to_kelvin(value, from_unit.lower()), to_unit.lower())
+        result = _from_kelvin(_to_kelvin(value, known_from), known_to)
     else:
         result = value * from_size / to_size
+    # The sum that makes a temperature has a rounding error; sizes of data are told as the sample corpus tells them.
+    if from_quantity in (TEMPERATURE, DATA):
+        result = round(result, 4)
     return f"{_short(_bounded(result))} {to_unit}"
 
 
@@ -269,16 +300,37 @@ def _bounded(value: Number | complex) -> Number:
 
 
 def _short(value: Number) -> str:
-    """Four decimals at most and no exponent, so that a small model can repeat it."""
-    text = f"{value:.4f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-    return "0" if text == "-0" else text
+    """Four decimals, or six digits of a small number, and rarely an exponent, so that a small model can repeat it."""
+    if isinstance(value, int) or value == 0:
+        return str(int(value))
+    if abs(value) >= SMALL:
+        return f"{value:.4f}".rstrip("0").rstrip(".")
+    if abs(value) < TINY:
+        return f"{value:.6g}"
+    decimals = 5 - math.floor(math.log10(abs(value)))
+    return f"{value:.{decimals}f}".rstrip("0")
 
 
-def _unit(name: str) -> tuple[str, float]:
-    found = UNITS.get(name) or UNITS.get(name.lower())
-    if found is None:
-        raise ValueError(f"{name} is not a known unit.")
-    return found
+def _unit(name: str) -> str | None:
+    """The name in UNITS of the unit that goes by this name, if there is one."""
+    for written in (name, name.lower()):
+        # Of two letters the s is no plural: ms are milliseconds, not meters.
+        without_s = written.removesuffix("s") if len(written) > 2 else written
+        for form in (written, f"{written}s", without_s):
+            known = UNIT_NAMES.get(form, form)
+            if known in UNITS:
+                return known
+    return None
+
+
+def _unknown_unit(name: str, known: str | None) -> str:
+    """What to tell of an unknown unit; the unit beside it, if known, says which units to name."""
+    quantity = UNITS[known][0] if known else None
+    first = {row: unit for unit, row in reversed(UNITS.items())}
+    # Units of temperature differ in more than their size, and each has but one name.
+    main = [unit for unit, row in UNITS.items() if unit == first[row] or row[0] == TEMPERATURE]
+    named = [unit for unit in main if quantity in (None, UNITS[unit][0])]
+    return f"{name} is not a known unit. The units{f' of {quantity}' if quantity else ''} are {', '.join(named)}."
 
 
 def _to_kelvin(value: float, unit: str) -> float:

@@ -169,12 +169,14 @@ def is_draft(event: Event) -> bool:
 def as_conversation(exchanges: Iterable[Exchange], system: str, tools: Sequence[Tool]) -> Conversation:
     """What the model is asked to continue: replies as it wrote them, observations as the tools returned them.
 
-    A reply is trained, should the conversation become data, where its exchange came to an answer and each of its calls
-    is well formed and of a tool that is on offer.
+    Exchanges that ended without an answer are left out. A reply is trained, should the conversation become data, where
+    its exchange came to an answer and each of its calls is well formed and of a tool that is on offer.
     """
     names = {tool.name for tool in tools}
     turns = [Turn("system", system)] if system.strip() else []
     for exchange in exchanges:
+        if exchange.is_over and exchange.answer is None:
+            continue
         turns.append(Turn("user", exchange.question))
         for events in exchange.steps:
             turns += _turns_of_step(events, is_trained=exchange.answer is not None and _is_sound(events, names))

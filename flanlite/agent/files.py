@@ -8,9 +8,7 @@ import os
 import re
 import sqlite3
 import stat
-import threading
 import time
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
@@ -28,8 +26,13 @@ SEARCH_S = 10.0
 
 MAX_ROWS = 50
 MAX_CELL_CHARS = 200
-MAX_VALUE_BYTES = 1_000_000
+MAX_VALUE_BYTES = 10_000
+MAX_SQL_BYTES = 10_000
+MAX_PATTERN_BYTES = 200
 QUERY_S = 5.0
+STEPS_BETWEEN_CHECKS = 100
+
+LONE_BAR = re.compile(r"(?<!\S)\|(?!\S)")
 
 DELIMITERS = ",;\t|"
 INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
@@ -141,70 +144,87 @@ def query_csv(files: Sequence[Path]) -> list[BoundTool]:
 
 
 class _CsvTables:
-    """CSV files as tables of one database; `described` holds each as name(column type, ...)."""
+    """CSV files as tables of one database; `described` holds each as name(column type, ...).
+
+    Every query gets a copy of the database for itself, so that none waits for another, however slow.
+    """
 
     def __init__(self, files: Iterable[Path]) -> None:
-        self._lock = threading.Lock()
-        self._connection = sqlite3.connect(":memory:", check_same_thread=False)
-        weakref.finalize(self, self._connection.close)
         self._names: list[str] = []
-        self.described = [self._load(file) for file in files]
-        self._connection.commit()
-        self._connection.execute("PRAGMA query_only = ON")
-        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
-        self._connection.set_authorizer(_authorize)
+        # One row of each table can always be read and sorted, however long it is.
+        self._max_bytes = MAX_VALUE_BYTES
+        with closing(sqlite3.connect(":memory:")) as connection:
+            self.described = [self._load(file, connection) for file in files]
+            connection.commit()
+            self._content = connection.serialize()
 
-    def _load(self, file: Path) -> str:
+    def _load(self, file: Path, connection: sqlite3.Connection) -> str:
         header, *rows = _read_csv(file)
-        table = self._identifier(file.stem, "table", self._names)
+        table = _identifier(file.stem, "table", self._names)
         self._names.append(table)
+        self._max_bytes += max((sum(len(cell.encode()) for cell in row) for row in rows), default=0)
         names: list[str] = []
         for number, cell in enumerate(header, 1):
-            names.append(self._identifier(cell, f"column_{number}", names))
+            names.append(_identifier(cell, f"column_{number}", names))
         kinds = [_kind(row[index] for row in rows) for index in range(len(names))]
         columns = ", ".join(f"{name} {kind}" for name, kind in zip(names, kinds, strict=True))
         try:
-            self._connection.execute(f"CREATE TABLE {table} ({columns})")
+            connection.execute(f"CREATE TABLE {table} ({columns})")
             marks = ", ".join("?" * len(names))
             typed = ([cell or None for cell in row] for row in rows)
-            self._connection.executemany(f"INSERT INTO {table} VALUES ({marks})", typed)
+            connection.executemany(f"INSERT INTO {table} VALUES ({marks})", typed)
         except sqlite3.Error as error:
             raise FlanliteError(f"{file} makes no table: {error}.", "Give it fewer columns or another name.") from error
         return f"{table}({columns})"
 
-    def _identifier(self, text: str, otherwise: str, taken: Sequence[str]) -> str:
-        """The text as a name that SQL takes without quotes, and that is not taken yet."""
-        name = re.sub(r"\W+", "_", text).strip("_") or otherwise
-        if name[0].isdigit() or self._is_keyword(name):
-            name = f"_{name}"
-        lower, number = [other.lower() for other in taken], 1
-        unique = name
-        while unique.lower() in lower:
-            number += 1
-            unique = f"{name}_{number}"
-        return unique
-
-    def _is_keyword(self, name: str) -> bool:
-        try:
-            cursor = self._connection.execute(f'SELECT {name} FROM (SELECT 0 AS "{name}")')
-        except sqlite3.OperationalError:
-            return True
-        return bool(cursor.fetchone() != (0,))
-
     def ask(self, sql: str) -> str:
         """The answer to a query as lines of cells. Raises ValueError, with SQLite's words, where there is none."""
-        with self._lock:
+        with closing(self._copy()) as connection:
             deadline = time.monotonic() + QUERY_S
-            self._connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+            connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS_BETWEEN_CHECKS)
             try:
-                with closing(self._connection.execute(sql)) as cursor:
-                    if cursor.description is None:
-                        raise ValueError("The SQL is no SELECT.")
-                    header = " | ".join(_cell(column[0]) for column in cursor.description)
-                    rows = _first((" | ".join(map(_cell, row)) for row in cursor), MAX_ROWS, "rows")
+                cursor = connection.execute(sql)
+                if cursor.description is None:
+                    raise ValueError("The SQL is no SELECT.")
+                header = " | ".join(_cell(column[0]) for column in cursor.description)
+                rows = _first((" | ".join(map(_cell, row)) for row in cursor), MAX_ROWS, "rows")
             except (sqlite3.Error, sqlite3.Warning) as error:
                 _explain(str(error))
         return f"{header}\n{rows or '(No rows.)'}"
+
+    def _copy(self) -> sqlite3.Connection:
+        """The database for one query, whose time is checked between steps alone: the limits keep each of them short."""
+        connection = sqlite3.connect(":memory:")
+        connection.deserialize(self._content)
+        # SQLite reads the schema at the first query; that of a wide table can be longer than a value may be.
+        connection.execute("SELECT 1 FROM sqlite_schema")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, self._max_bytes)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, MAX_SQL_BYTES)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, MAX_PATTERN_BYTES)
+        connection.set_authorizer(_authorize)
+        return connection
+
+
+def _identifier(text: str, otherwise: str, taken: Sequence[str]) -> str:
+    """The text as a name that SQL takes without quotes, and that is not taken yet."""
+    name = re.sub(r"\W+", "_", text).strip("_") or otherwise
+    if name[0].isdigit() or _is_keyword(name):
+        name = f"_{name}"
+    lower, number = [other.lower() for other in taken], 1
+    unique = name
+    while unique.lower() in lower:
+        number += 1
+        unique = f"{name}_{number}"
+    return unique
+
+
+def _is_keyword(name: str) -> bool:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        try:
+            row = connection.execute(f'SELECT {name} FROM (SELECT 0 AS "{name}")').fetchone()
+        except sqlite3.OperationalError:
+            return True
+    return bool(row != (0,))
 
 
 def _explain(message: str) -> NoReturn:
@@ -223,9 +243,11 @@ def _authorize(action: int, first: str | None, second: str | None, *_: str | Non
 
 
 def _cell(value: Any) -> str:
+    """The value on one line, and a bar in it told from those between cells."""
     if isinstance(value, str):
         text = " ".join(value.split())
-        return text if len(text) <= MAX_CELL_CHARS else f"{text[:MAX_CELL_CHARS]}…"
+        text = text if len(text) <= MAX_CELL_CHARS else f"{text[:MAX_CELL_CHARS]}…"
+        return LONE_BAR.sub(r"\\|", text) or "''"
     if isinstance(value, float):
         return f"{value:.15g}"
     return "NULL" if value is None else value.hex() if isinstance(value, bytes) else str(value)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flanlite.agent.events import (
     Answer,
@@ -23,9 +24,14 @@ from flanlite.agent.events import (
 )
 from flanlite.agent.model import ChatModel, Generation, Sampling
 from flanlite.agent.tools import Outcome, Toolbox
-from flanlite.conversation import Conversation, ToolCall
+from flanlite.conversation import Conversation, ToolCall, well_formed
 from flanlite.errors import FlanliteError
 from flanlite.prompt.replies import Reply, before_made_up_result, parse_reply
+
+log = logging.getLogger(__name__)
+
+MAX_CALLS = 8
+"""Calls of one reply that are run; what is above is told to the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ def work(
     Never raises for what a model or a tool does. A malformed call is told to the model once; a second one in a row
     ends the work.
     """
-    exchange = Exchange(question)
+    exchange = Exchange(well_formed(question))
     for step in range(1, settings.max_steps + 1):
         conversation = as_conversation([*past, exchange], settings.system, toolbox.tools)
         try:
@@ -60,12 +66,15 @@ def work(
         except FlanliteError as error:
             yield Failure(step, error.message, error.hint)
             return
+        except Exception as error:  # of the model's engine, such as a card's memory running out
+            log.exception("the model failed")
+            yield Failure(step, f"The model failed: {type(error).__name__}: {error}", "The terminal says more.")
+            return
         if exchange.is_over:
             return
         if all(_is_malformed(exchange, number) for number in (step - 1, step)):
-            yield Failure(
-                step, "The model wrote calls that cannot be read, twice in a row.", "Retry, or ask in other words."
-            )
+            problem = "The model's calls could not be read, or did not fit their tools, twice in a row."
+            yield Failure(step, problem, "Retry, or ask in other words.")
             return
     yield Failure(settings.max_steps, f"No answer after {settings.max_steps} steps.", "Raise the step limit.")
 
@@ -85,6 +94,7 @@ def _one_step(
     stop: threading.Event,
 ) -> Iterator[Event]:
     generation = model.ask(conversation, sampling, stop)
+    yield Asked(step, generation.prompt)
     text = yield from _written(generation, toolbox, step)
     # Asked once more: some servers tell the prompt's length only at the end.
     yield Asked(step, generation.prompt)
@@ -92,7 +102,7 @@ def _one_step(
         yield Stopped(step)
         return
     yield Wrote(step, text)
-    reply = parse_reply(text, toolbox.tools)
+    reply = _readable(parse_reply(text, toolbox.tools))
     if reply.thought:
         yield Thought(step, reply.thought, is_done=True)
     if reply.answer is not None:
@@ -114,8 +124,7 @@ def _written(generation: Generation, toolbox: Toolbox, step: int) -> Generator[E
             continue
         if not text:
             yield Waiting(step, 0)
-            yield Asked(step, generation.prompt)
-        text += piece
+        text += well_formed(piece)
         kept = before_made_up_result(text)
         if kept != text:
             return kept
@@ -127,10 +136,23 @@ def _written(generation: Generation, toolbox: Toolbox, step: int) -> Generator[E
     return text
 
 
+def _readable(reply: Reply) -> Reply:
+    """The reply with calls whose names and arguments are Unicode and can be shown."""
+    calls, problems = [], list(reply.problems)
+    for call in reply.calls:
+        try:
+            calls.append(ToolCall(well_formed(call.name), well_formed(call.arguments)))
+        except RecursionError:
+            calls.append(ToolCall(well_formed(call.name), "{...}"))
+            problems.append(f"The arguments of {call.name} are nested too deeply.")
+    return replace(reply, calls=tuple(calls), problems=tuple(problems))
+
+
 def _called(toolbox: Toolbox, reply: Reply, step: int, stop: threading.Event, *, is_cut: bool) -> Iterator[Event]:
     """Run the reply's calls side by side, and tell of each as it begins and ends."""
     problem = " ".join(("The reply was cut at the limit of new tokens.",) * is_cut + reply.problems)
-    calls = reply.calls or (ToolCall("", ""),)
+    calls = reply.calls[:MAX_CALLS] or (ToolCall("", ""),)
+    left_out = len(reply.calls) - len(calls)
     outcomes: queue.SimpleQueue[tuple[int, Outcome]] = queue.SimpleQueue()
     for index, call in enumerate(calls):
         yield Call(step, index, call, "running")
@@ -144,7 +166,10 @@ def _called(toolbox: Toolbox, reply: Reply, step: int, stop: threading.Event, *,
         index, outcome = outcomes.get()
         yield Call(step, index, calls[index], outcome.status, outcome.seconds)
         if outcome.status != "stopped":
-            yield Observation(step, index, outcome.text, is_error=outcome.status != "done")
+            text = outcome.text
+            if left_out > 0 and index == len(calls) - 1:
+                text += f"\n({left_out} more calls were not run: a reply may make {MAX_CALLS}.)"
+            yield Observation(step, index, text, is_error=outcome.status != "done")
 
 
 def _outcome(toolbox: Toolbox, call: ToolCall, problem: str, stop: threading.Event) -> Outcome:

@@ -23,7 +23,8 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from flanlite.agent.tools import TIMEOUT_S, BoundTool
+from flanlite.agent.arguments import problem_with_schema
+from flanlite.agent.tools import NO_RESULT, TIMEOUT_S, BoundTool
 from flanlite.conversation import Tool
 from flanlite.errors import FlanliteError
 from flanlite.hub import in_words
@@ -44,12 +45,14 @@ class McpServer:
     """An MCP server that runs, or is reached, until `close`; its tools may be called from any thread.
 
     `spec` is a URL (streamable HTTP, or the older SSE) or a command line, which is run without a shell. The command
-    gets PATH, HOME and the like of the environment and no secrets: give it those by `env NAME=value command`. Raises
-    FlanliteError where there is no MCP server within 20 seconds.
+    gets PATH, HOME and the like of the environment and no secrets: give it those by `env NAME=value command`. A tool
+    whose schema is broken is left out, with a sentence in `problems`. Raises FlanliteError where there is no MCP server
+    within 20 seconds.
     """
 
     name: str
     tools: list[BoundTool]
+    problems: list[str]
 
     def __init__(self, spec: str) -> None:
         try:
@@ -131,7 +134,12 @@ class McpServer:
                 tools += listed.tools
             self._client = client
             self.name = client.server_info.name if client.server_info else self._place()
-            self.tools = [self._bound(tool) for tool in tools]
+            broken = {tool.name: problem for tool in tools if (problem := problem_with_schema(tool.input_schema))}
+            self.tools = [self._bound(tool) for tool in tools if tool.name not in broken]
+            self.problems = [
+                f"The tool {name} of {self.name} is left out, for its schema is broken: {problem}."
+                for name, problem in broken.items()
+            ]
             self._scope.result().deadline = math.inf
             self._is_ready.set_result(None)
             await anyio.sleep_forever()
@@ -211,7 +219,7 @@ def _as_text(result: mcp_types.CallToolResult) -> str:
     has_text = any(part.type == "text" for part in result.content)
     if result.structured_content is not None and not has_text:
         texts.append(json.dumps(result.structured_content, ensure_ascii=False))
-    return "\n".join(texts)
+    return "\n".join(texts) or NO_RESULT
 
 
 def _part_as_text(part: mcp_types.ContentBlock) -> str:

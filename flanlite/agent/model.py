@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -53,6 +53,24 @@ class Generation(Protocol):
     """Known when the iteration is over: whether max_new_tokens ended the reply, not the model."""
 
     def __iter__(self) -> Iterator[str]: ...
+
+
+class Respondent(Protocol):
+    """A model that answers many conversations at once, greedily."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def style(self) -> ChatStyle: ...
+
+    def prompt_text(self, conversation: Conversation) -> str:
+        """What the model is asked with; any change of it makes another question."""
+
+    def answer_all(
+        self, conversations: Sequence[Conversation], max_new_tokens: int
+    ) -> Iterator[tuple[int, str | None]]:
+        """(a conversation's index, the reply) as they come; None where the model cannot be asked, being too long."""
 
 
 class ChatModel(Protocol):

@@ -12,7 +12,7 @@ import time
 import traceback
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -22,6 +22,7 @@ from flanlite.conversation import Tool, ToolCall
 from flanlite.errors import FlanliteError
 
 BUILT_IN = "built in"
+NO_RESULT = "(no result)"
 MAX_RESULT_CHARS = 4000
 TIMEOUT_S = 20.0
 POLL_S = 0.05
@@ -31,7 +32,9 @@ Status = Literal["done", "failed", "malformed", "invented", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class BoundTool:
-    """A tool and what runs it; `origin` is "built in", a file's or folder's name, or an MCP server's.
+    """A tool and what runs it; `origin` says where it is from: "built in", a file's, folder's or MCP server's name.
+
+    Only `is_builtin` says that a tool comes with flanlite, for a server may have any name.
 
     `run` takes arguments that fit the tool's schema. A ValueError of it is a sentence for the model; any other
     exception is a fault of the tool.
@@ -40,6 +43,7 @@ class BoundTool:
     tool: Tool
     run: Callable[[Mapping[str, Any]], str]
     origin: str
+    is_builtin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +67,12 @@ class Toolbox:
         for bound in bound_tools:
             name = bound.tool.name
             other = self._bound.get(name)
-            if other and BUILT_IN not in (other.origin, bound.origin):
+            if other and not (other.is_builtin or bound.is_builtin):
                 raise FlanliteError(
                     f"Two tools have the name {name}: one from {other.origin}, one from {bound.origin}.",
                     "Rename one, or leave one of the two out.",
                 )
-            if other is None or other.origin == BUILT_IN:
+            if other is None or other.is_builtin:
                 self._bound[name] = bound
 
     @property
@@ -160,7 +164,7 @@ def builtin_tools() -> list[BoundTool]:
     """The tools that come with flanlite."""
     from flanlite.agent.builtin import BUILTIN
 
-    return [tool_from(function, BUILT_IN) for function in BUILTIN]
+    return [replace(tool_from(function, BUILT_IN), is_builtin=True) for function in BUILTIN]
 
 
 def load_tools(file: Path) -> list[BoundTool]:
@@ -228,6 +232,8 @@ def tool_from(function: Callable[..., Any], origin: str) -> BoundTool:
 
 
 def _as_text(value: Any) -> str:
+    if value is None:
+        return NO_RESULT
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 

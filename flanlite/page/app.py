@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hmac
 import json
+import logging
+import shutil
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,9 +20,12 @@ from flanlite.agent.events import Asked, Event, Exchange, Failure, as_agent_flan
 from flanlite.agent.loop import Settings, work_side_by_side
 from flanlite.agent.model import ChatModel, Sampling
 from flanlite.agent.tools import Toolbox
+from flanlite.conversation import well_formed
 from flanlite.errors import FlanliteError
 from flanlite.page import render
 from flanlite.page.layout import Widgets, lay_out
+
+log = logging.getLogger(__name__)
 
 UPDATE_S = 0.1
 """Least time between two updates of a page while a text grows."""
@@ -31,6 +35,9 @@ PARALLEL_CHATS = 32
 
 THREADS = 2 * PARALLEL_CHATS
 """Of the server: one a chat at work, and some for everything else."""
+
+KEPT_S = 24 * 3600
+"""How long gradio keeps its copy of an export, which a visitor may fetch late."""
 
 EXPORT_NAME = "flanlite-chat.jsonl"
 
@@ -57,9 +64,11 @@ class Page:
         self._stops: dict[str | None, threading.Event] = {}
         self._exports = tempfile.TemporaryDirectory(prefix="flanlite-chat-")
         title = f"{' and '.join(self._names)} · flanlite"
-        with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, delete_cache=(600, 3600)) as self.blocks:
+        self.blocks = gr.Blocks(title=title, analytics_enabled=False, fill_height=True, delete_cache=(3600, KEPT_S))
+        with self.blocks:
             self._widgets = lay_out(self._names, toolbox, settings)
             self._chat = gr.State(self._empty_chat())
+            self._again = gr.State("")
             self._wire(self._widgets)
 
     def serve(
@@ -67,7 +76,7 @@ class Page:
     ) -> list[str]:
         """Serve the page in the background; its addresses. With a password, any user name comes in with it.
 
-        Raises FlanliteError where the port is taken.
+        Raises FlanliteError where the port cannot be had.
         """
         try:
             _, local, shared = self.blocks.queue(max_size=None).launch(
@@ -85,15 +94,17 @@ class Page:
                 css_paths=Path(__file__).with_name("style.css"),
             )
         except OSError as error:
-            hint = "Choose another: --port 7861" if port else "Name one: --port 8080"
-            raise FlanliteError(f"The port cannot be used: {error}", hint) from error
+            at = f"port {port}" if port else "ports 7860 to 7959"
+            raise FlanliteError(f"{host} has no room at {at}.", "Choose another port: --port 8080") from error
         return [url for url in (local, shared) if url]
 
     def _empty_chat(self) -> Chat:
         return Chat(tuple(() for _ in self._models))
 
     def _wire(self, on: Widgets) -> None:
-        options = [self._chat, on.tool_names, on.system, on.temperature, on.top_p, on.max_steps, on.max_new_tokens]
+        options = [
+            self._chat, on.tool_names, on.system, on.temperature, on.top_p, on.max_steps, on.max_new_tokens, on.box,
+        ]  # fmt: skip
         changed = [
             self._chat, on.head, *on.transcripts, on.examples, on.box, on.send, on.stop, on.retry, on.edit, on.clear,
             on.export, on.seen,
@@ -108,11 +119,11 @@ class Page:
         for button in on.example_buttons:
             button.click(self._ask, [button, *options], changed, api_visibility="private", **queued)
         on.edit.click(self._take_back, [self._chat], changed, **at_once)
-        taken = on.retry.click(self._take_back, [self._chat], changed, **at_once)
-        taken.then(self._ask, [on.box, *options], changed, api_visibility="private", **queued)
+        taken = on.retry.click(self._take_again, [self._chat], [*changed, self._again], **at_once)
+        taken.then(self._ask, [self._again, *options], changed, api_visibility="private", **queued)
         on.clear.click(self._start_anew, None, changed, **at_once)
         on.stop.click(self._stop, None, None, **at_once)
-        self.blocks.unload(self._stop)
+        self.blocks.unload(self._leave)
 
     def _ask(
         self,
@@ -124,26 +135,37 @@ class Page:
         top_p: float,
         max_steps: int,
         max_new_tokens: int,
+        draft: str,
         request: gr.Request,
     ) -> Iterator[Update]:
-        """Work on a question and show it as it goes. A visitor's second one at the same time is not taken."""
-        session, question = request.session_hash, question.strip()
-        if not question or session in self._stops:
+        """Work on a question and show it as it goes. A visitor's second one at the same time is not taken.
+
+        `draft` is what stands in the box: the question, which then goes, or something that is to stay.
+        """
+        session = request.session_hash
+        if not question.strip() or session in self._stops:
             yield {self._chat: chat}
             return
         sampling = Sampling(float(temperature), float(top_p), int(max_new_tokens))
         chat = Chat(chat.threads, Settings(system, sampling, int(max_steps)), tuple(tool_names))
         stop = self._stops[session] = threading.Event()
         try:
-            yield from self._work(question, chat, stop)
+            if draft == question:
+                yield {self._widgets.box: ""}
+            for update in self._work(well_formed(question.strip()), chat, stop, session):
+                # Cleared by the visitor in between: what comes now belongs to a chat that is gone.
+                if self._stops.get(session) is not stop:
+                    return
+                yield update
         finally:
             stop.set()
-            del self._stops[session]
+            if self._stops.get(session) is stop:
+                del self._stops[session]
 
-    def _work(self, question: str, chat: Chat, stop: threading.Event) -> Iterator[Update]:
+    def _work(self, question: str, chat: Chat, stop: threading.Event, session: str | None) -> Iterator[Update]:
         on, toolbox = self._widgets, self._toolbox.only(chat.tool_names)
         current = [Exchange(question) for _ in self._models]
-        yield {on.box: "", on.examples: gr.Row(visible=False)} | self._busy(True) | self._shown(chat, current)
+        yield {on.examples: gr.Row(visible=False)} | self._busy(True) | self._shown(chat, current)
         updated_at = 0.0
         try:
             for index, event in work_side_by_side(self._models, toolbox, chat.threads, question, chat.settings, stop):
@@ -152,12 +174,12 @@ class Page:
                     updated_at = time.monotonic()
                     yield self._shown(chat, current, event)
         except Exception as error:
-            # A fault of ours must not leave the page without its buttons; the terminal gets the traceback.
-            traceback.print_exception(error)
-            failure = Failure(0, f"flanlite failed: {error!r}.", "The terminal it runs in says more.")
-            current = [exchange if exchange.is_over else exchange.with_event(failure) for exchange in current]
+            # A fault of ours must not leave the page without its buttons; what cannot be shown is left out.
+            log.exception("the page failed")
+            failure = Failure(0, f"flanlite failed: {type(error).__name__}: {error}", "The terminal says more.")
+            current = [Exchange(question).with_event(failure) for _ in self._models]
         threads = tuple((*thread, exchange) for thread, exchange in zip(chat.threads, current, strict=True))
-        yield self._settled(replace(chat, threads=threads))
+        yield self._settled(replace(chat, threads=threads), session)
 
     def _shown(self, chat: Chat, current: Sequence[Exchange], event: Event | None = None) -> Update:
         """The chats with the exchanges being worked on, after an event."""
@@ -171,7 +193,7 @@ class Page:
             update[on.seen] = render.prompts(current[-1])
         return update
 
-    def _settled(self, chat: Chat) -> Update:
+    def _settled(self, chat: Chat, session: str | None) -> Update:
         """The page with a chat that nobody is working on."""
         on, thread = self._widgets, chat.threads[-1]
         update: Update = {
@@ -180,51 +202,69 @@ class Page:
         }
         return (
             update
-            | self._busy(False)
+            | self._busy(False, is_empty=not thread)
             | {
                 self._chat: chat,
                 on.head: render.head(self._names, chat.threads),
                 on.examples: gr.Row(visible=not thread),
-                on.export: self._export(chat),
+                on.export: self._export(chat, session),
                 on.seen: render.prompts(thread[-1] if thread else None),
             }
         )
 
-    def _busy(self, is_busy: bool) -> Update:
+    def _busy(self, is_busy: bool, *, is_empty: bool = False) -> Update:
         on = self._widgets
         update: Update = {on.send: gr.Button(visible=not is_busy), on.stop: gr.Button(visible=is_busy)}
         for button in (on.retry, on.edit, on.clear):
-            update[button] = gr.Button(interactive=not is_busy)
+            update[button] = gr.Button(interactive=not is_busy and not is_empty)
         return update
 
-    def _export(self, chat: Chat) -> gr.DownloadButton:
-        """The button with the chat as a file; gradio copies the file for the one visitor."""
+    def _export(self, chat: Chat, session: str | None) -> gr.DownloadButton:
+        """The button with the chat as the visitor's file, of which gradio serves a copy."""
         thread = chat.threads[-1]
         if not any(exchange.answer is not None for exchange in thread):
             return gr.DownloadButton(interactive=False)
         tools = self._toolbox.only(chat.tool_names).tools
         conversation = as_conversation(thread, chat.settings.system, tools)
         row = as_agent_flan(conversation, self._models[-1].style, "flanlite-chat")
-        folder = Path(tempfile.mkdtemp(dir=self._exports.name))
-        file = folder / EXPORT_NAME
+        file = self._export_dir(session) / EXPORT_NAME
+        file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
         return gr.DownloadButton(value=str(file), interactive=True)
 
-    def _take_back(self, chat: Chat) -> Update:
-        """Take the last question out of the chat and into the box, to be edited or asked again."""
+    def _export_dir(self, session: str | None) -> Path:
+        return Path(self._exports.name) / str(session)
+
+    def _take_back(self, chat: Chat, request: gr.Request) -> Update:
+        """Take the last question out of the chat and into the box, to be edited."""
         if not chat.threads[-1]:
             return {self._chat: chat}
-        question = chat.threads[-1][-1].question
-        shorter = replace(chat, threads=tuple(thread[:-1] for thread in chat.threads))
-        return self._settled(shorter) | {self._widgets.box: question}
+        return self._without_last(chat, request.session_hash) | {self._widgets.box: chat.threads[-1][-1].question}
 
-    def _start_anew(self) -> Update:
-        return self._settled(self._empty_chat()) | {self._widgets.box: ""}
+    def _take_again(self, chat: Chat, request: gr.Request) -> Update:
+        """Take the last question out of the chat, to be asked again; a draft in the box stays there."""
+        if not chat.threads[-1]:
+            return {self._chat: chat, self._again: ""}
+        return self._without_last(chat, request.session_hash) | {self._again: chat.threads[-1][-1].question}
+
+    def _without_last(self, chat: Chat, session: str | None) -> Update:
+        return self._settled(replace(chat, threads=tuple(thread[:-1] for thread in chat.threads)), session)
+
+    def _start_anew(self, request: gr.Request) -> Update:
+        """Begin with an empty chat; what is still being worked on belongs to the old one, and ends."""
+        self._stop(request)
+        self._stops.pop(request.session_hash, None)
+        return self._settled(self._empty_chat(), request.session_hash) | {self._widgets.box: ""}
 
     def _stop(self, request: gr.Request) -> None:
-        """Stop what is being worked on for a visitor who asks for it, or who has left."""
+        """Stop what is being worked on for a visitor."""
         if stop := self._stops.get(request.session_hash):
             stop.set()
+
+    def _leave(self, request: gr.Request) -> None:
+        """A visitor has left: stop the work and forget the file."""
+        self._stop(request)
+        shutil.rmtree(self._export_dir(request.session_hash), ignore_errors=True)
 
 
 def _theme() -> gr.themes.Base:

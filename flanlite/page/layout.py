@@ -54,7 +54,7 @@ def lay_out(model_names: Sequence[str], toolbox: Toolbox, settings: Settings) ->
     head = gr.HTML(render.head(model_names, ()), elem_classes="fl")
     with gr.Row(equal_height=False, elem_id="page"):
         with gr.Column(scale=5, min_width=320):
-            with gr.Row(equal_height=False):
+            with gr.Row(equal_height=False, elem_classes="several" if len(model_names) > 1 else None):
                 transcripts = [_lay_out_transcript(name, is_alone=len(model_names) == 1) for name in model_names]
             with gr.Row(elem_id="examples") as examples:
                 example_buttons = [gr.Button(question, size="sm") for question in _fitting_examples(toolbox)]
@@ -63,7 +63,9 @@ def lay_out(model_names: Sequence[str], toolbox: Toolbox, settings: Settings) ->
                 send = gr.Button("Send", variant="primary", scale=1, min_width=80)
                 stop = gr.Button("Stop", variant="stop", scale=1, min_width=80, visible=False)
             with gr.Row(elem_id="actions"):
-                retry, edit, clear = (gr.Button(label, size="sm", min_width=64) for label in ("Retry", "Edit", "Clear"))
+                retry, edit, clear = (
+                    gr.Button(label, size="sm", min_width=64, interactive=False) for label in ("Retry", "Edit", "Clear")
+                )
                 export = gr.DownloadButton("Export", size="sm", min_width=64, interactive=False)
             with gr.Accordion("What the model saw", open=False):
                 seen = gr.HTML(render.prompts(None), js_on_load=TRANSCRIPT_JS, elem_classes="fl")

@@ -93,8 +93,8 @@ def _notices(events: Sequence[Event]) -> str:
             notices.append(f"Waiting: {event.ahead} before this one.")
         if isinstance(event, Asked) and event.step == 1 and event.prompt.dropped_turns:
             notices.append(
-                f"The {event.prompt.dropped_turns} oldest turns no longer fit into the model's "
-                f"{event.prompt.context_tokens:,} tokens and were left out."
+                f"The oldest of the chat, {event.prompt.dropped_turns} turns, no longer fits into the model's "
+                f"{event.prompt.context_tokens:,} tokens and was left out."
             )
     return "".join(f'<p class="notice">{escape(notice)}</p>' for notice in notices)
 
@@ -141,13 +141,17 @@ def _result(text: str) -> str:
     if isinstance(value, list) and value and all(isinstance(row, dict) and row for row in value):
         return _rows(value)
     if table := _text_table(text):
-        return _rows(table)
+        last = text.rpartition("\n")[2]
+        return _rows(table) + (f'<p class="none">{escape(last)}</p>' if last.startswith("(") else "")
     return f"<pre>{escape(text)}</pre>"
 
 
 def _text_table(text: str) -> list[dict[str, str]]:
     """The rows of a text whose lines are cells between bars, as query_csv answers; none for any other text."""
-    lines = [line.split(" | ") for line in text.split("\n")]
+    written = text.split("\n")
+    if written[-1].startswith("(") and len(written) > 2:
+        del written[-1]
+    lines = [line.split(" | ") for line in written]
     head, *rows = lines
     is_table = rows and len(head) > 1 and len(set(head)) == len(head) and len(set(map(len, lines))) == 1
     return [dict(zip(head, row, strict=True)) for row in rows] if is_table else []
@@ -197,7 +201,19 @@ def markdown(text: str) -> str:
 
 @cache
 def _reader() -> MarkdownIt:
-    return MarkdownIt("commonmark", {"html": False, "breaks": True}).enable("table").disable("image")
+    reader = (
+        MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": 200}).enable("table").disable("image")
+    )
+    # A link that opened here would end the chat.
+    reader.add_render_rule("link_open", _link_open)
+    return reader
+
+
+def _link_open(renderer: Any, tokens: Sequence[Any], index: int, options: Any, environment: Any) -> str:
+    tokens[index].attrSet("target", "_blank")
+    tokens[index].attrSet("rel", "noopener noreferrer")
+    html: str = renderer.renderToken(tokens, index, options, environment)
+    return html
 
 
 def _details(kind: str, key: str, title: str, body: str, *, is_open: bool) -> str:

@@ -90,8 +90,9 @@ def as_schema(tool: Tool) -> dict[str, Any]:
 
 def _signature(tool: Tool) -> str:
     """One line for the tool and, indented below it, one for each parameter that has a description."""
-    properties: Mapping[str, Any] = tool.parameters.get("properties") or {}
-    required = tool.parameters.get("required") or ()
+    properties, required = tool.parameters.get("properties"), tool.parameters.get("required")
+    properties = properties if isinstance(properties, Mapping) else {}
+    required = required if isinstance(required, list) else []
     names = [f"{name}{'' if name in required else '?'}: {type_in_short(schema)}" for name, schema in properties.items()]
     lines = [f"- {tool.name}({', '.join(names)})" + (f": {_line(tool.description)}" if tool.description else "")]
     for name, schema in properties.items():
@@ -108,8 +109,9 @@ def type_in_short(schema: Any) -> str:
     """A JSON schema's type in short; one that has no short form is written as the schema itself."""
     if not isinstance(schema, Mapping):
         return "any"
-    if schema.get("enum"):
-        return "|".join(json.dumps(value, ensure_ascii=False) for value in schema["enum"])
+    enum = schema.get("enum")
+    if isinstance(enum, list) and enum:
+        return "|".join(json.dumps(value, ensure_ascii=False) for value in enum)
     kind = schema.get("type")
     if kind == "array":
         return f"array of {type_in_short(schema['items'])}" if "items" in schema else "array"
