@@ -76,6 +76,13 @@ Subset = Annotated[list[str] | None, _setting("subset", "--subset")]
 Onto = Literal["base", "dequantised"]
 Half = Literal["bfloat16", "float16"]
 ChatStyle = Literal["react", "json", "openai"]
+ChatSource = Annotated[
+    str | None, typer.Argument(metavar="[RUN|MODEL]", help="run, merged model or base; left out: the newest run")
+]
+ToolStyleOption = Annotated[
+    ChatStyle | None,
+    typer.Option("--tool-style", help="how tools are offered to a model that no run taught; openai: natively"),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error", hidden=True)]
 
 
@@ -215,10 +222,7 @@ def chat(
     ] = None,
     endpoint: Annotated[str | None, typer.Option("--endpoint", help="address of an OpenAI-compatible server")] = None,
     model: Annotated[str | None, typer.Option("--model", help="which of the server's models")] = None,
-    tool_style: Annotated[
-        ChatStyle | None,
-        typer.Option("--tool-style", help="how tools are offered to a model that no run taught; openai: natively"),
-    ] = None,
+    tool_style: ToolStyleOption = None,
     tools: Annotated[
         list[Path] | None, typer.Option("--tools", help="Python file whose functions become tools; may be repeated")
     ] = None,
@@ -233,7 +237,9 @@ def chat(
     compare: Annotated[bool, typer.Option("--compare", help="ask base and tuned model side by side")] = False,
     terminal: Annotated[bool, typer.Option("--terminal", help="chat here, not in a browser")] = False,
     host: Annotated[str, typer.Option("--host", help="address to serve the page on")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option("--port", help="left out: a free one from 7860 on")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65535, help="left out: a free one from 7860 on")
+    ] = None,
     share: Annotated[bool, typer.Option("--share", help="a public link, through Gradio's servers")] = False,
     password: Annotated[str | None, typer.Option("--password", help="asked of everybody who opens the page")] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the page in a browser")] = True,
@@ -256,6 +262,66 @@ def chat(
         in_terminal=terminal,
         address=Address(host, port, share, password, browser),
     )
+
+
+@app.command("eval")
+def evaluate(
+    source: ChatSource = None,
+    suite: Annotated[
+        str | None,
+        typer.Option("--suite", help="some of t-eval,agent-h,sample,general; left out: what fits the model"),
+    ] = None,
+    against: Annotated[
+        Literal["base", "none"], typer.Option("--against", help="ask a run's base too, and compare")
+    ] = "base",
+    endpoint: Annotated[str | None, typer.Option("--endpoint", help="address of an OpenAI-compatible server")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="which of the server's models")] = None,
+    tool_style: ToolStyleOption = None,
+    teval: Annotated[
+        list[str] | None, typer.Option("--t-eval", help="T-Eval's question files, a folder, or a name on the hub")
+    ] = None,
+    glaive: Annotated[
+        str | None, typer.Option("--glaive", help="rows in glaive's form for agent-h: a file, or a name on the hub")
+    ] = None,
+    general: Annotated[str | None, typer.Option("--general", help="general chat for the perplexity: a file")] = None,
+    embedder: Annotated[
+        str | None, typer.Option("--embedder", help="sentence embeddings for T-Eval: a hub name or a folder")
+    ] = None,
+    lm_eval: Annotated[
+        str | None, typer.Option("--lm-eval", help="tasks of lm-evaluation-harness, such as mmlu,gsm8k,humaneval")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="ask only the first so many of each file")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", help="score saved T-Eval predictions, without a model")
+    ] = None,
+    save_predictions: Annotated[
+        Path | None, typer.Option("--save-predictions", help="folder for T-Eval predictions in T-Eval's own form")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="left out: eval/ in the run's folder, or here")] = None,
+    debug: Debug = False,
+) -> None:
+    """Evaluate a model: does it use tools better than its base, invent fewer calls, and has it lost anything?
+
+    Examples: `flanlite eval` and `flanlite eval my_agent --suite agent-h --glaive rows.json`
+    """
+    from flanlite import evaluate as stage
+
+    options = stage.Options(
+        suites=stage.suites_named(suite),
+        general=general,
+        embedder=embedder,
+        harness=stage.names_in(lm_eval),
+        limit=limit,
+        save_predictions=save_predictions,
+        out=out,
+        **_given(teval=teval, glaive=glaive),
+    )
+    if predictions is not None:
+        stage.evaluate_predictions(predictions, options)
+    elif endpoint is not None:
+        stage.evaluate_endpoint(endpoint, model, options, tool_style=tool_style)
+    else:
+        stage.evaluate(source, options, tool_style=tool_style, against_base=against == "base")
 
 
 @app.command()

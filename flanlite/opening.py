@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,11 +28,16 @@ SPARE_BYTES = 2 * 10**9
 
 @dataclass(frozen=True)
 class Opened:
-    """A model ready to be asked. `base` is the same weights without the adapter, where there is one."""
+    """A model ready to be asked.
+
+    `base` is the same weights without the adapter, and `run` the run they come from, where there is one. `identity`
+    is another for other weights: a hash of the adapter, or of the names, sizes and dates of the model's files.
+    """
 
     model: LocalModel
     base: LocalModel | None
-    machine: Machine
+    run: Run | None
+    identity: str
 
 
 def open_model(source: str | None, tool_style: ToolStyle | None) -> Opened:
@@ -54,7 +60,7 @@ def open_model(source: str | None, tool_style: ToolStyle | None) -> Opened:
     shared = SharedModel(load_for_generation(folder, None, machine, is_4bit=is_4bit))
     context_tokens = _context_tokens(base, shared)
     model = LocalModel(base.name, shared, tokenizer, template, style, context_tokens)
-    return Opened(model, None, machine)
+    return Opened(model, None, None, _identity(folder))
 
 
 def trained_template(run: Run, tokenizer: Tokenizer) -> Template:
@@ -94,7 +100,13 @@ def _open_run(run: Run, tool_style: ToolStyle | None) -> Opened:
         LocalModel(name, shared, tokenizer, template, recipe.tool_style, context_tokens, uses_adapter=uses_adapter)
         for name, uses_adapter in ((run.name, True), (base.name, False))
     )
-    return Opened(tuned, bare, machine)
+    adapter = (run.adapter_dir / "adapter_model.safetensors").read_bytes()
+    return Opened(tuned, bare, run, hashlib.sha256(adapter).hexdigest())
+
+
+def _identity(folder: Path) -> str:
+    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*.safetensors"))]
+    return hashlib.sha256(repr((str(folder), files)).encode()).hexdigest()
 
 
 def _taught(folder: Path, base: Base, tokenizer: Tokenizer, tool_style: ToolStyle | None) -> tuple[Template, ToolStyle]:

@@ -7,6 +7,7 @@
                 loss.png       the same as a picture
                 README.md      the model card
                 checkpoints/   what a resume starts from
+                eval/          what `flanlite eval` found, and the replies
 
 Files are written beside their names and renamed, so a reader never meets half of one.
 """
@@ -35,6 +36,9 @@ FREE_ON_RESUME = ("save_minutes", "report_to")
 """Settings that do not change the adapter; all others must be on resume what they were."""
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "tokenizers", "unsloth")
+
+EVALUATION_MARKS = ("<!-- evaluation -->", "<!-- end of evaluation -->")
+"""The lines of the model card that an evaluation's section stands between."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,17 @@ class Run:
         write_text(self.card_file, model_card(self.recipe, record))
         write_json(self.record_file, record)
 
+    def show_evaluation(self, section: str) -> None:
+        """Put the section into a finished run's model card, in the place of an earlier one; all else stays as it is."""
+        begin_mark, end_mark = EVALUATION_MARKS
+        has_card = self.card_file.is_file()
+        card = self.card_file.read_text(encoding="utf-8") if has_card else model_card(self.recipe, self.record)
+        head, end, tail = card.rpartition(end_mark)
+        head, begin, _ = head.rpartition(begin_mark)
+        if not (begin and end):
+            head, tail = f"{card.rstrip()}\n\n", "\n"
+        write_text(self.card_file, f"{head}{begin_mark}\n\n{section}\n{end_mark}{tail}")
+
     def replace_adapter(self, write: Callable[[Path], None]) -> None:
         """Let `write` fill a folder, and give it the adapter's name when all of it is on the disk."""
         fresh, old = self.folder / "adapter.partial", self.folder / "adapter.old"
@@ -273,7 +288,7 @@ def model_card(recipe: Recipe, record: Mapping[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
     )
     template = environment.from_string(Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8"))
-    return template.render(recipe=recipe, **record)
+    return template.render(recipe=recipe, evaluation_marks=EVALUATION_MARKS, **record)
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Replies from token ids: batched, sampled, streamed and cancelled."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,44 @@ def test_replies_come_in_the_prompts_order_and_do_not_depend_on_the_batch(model:
     assert generate(model, prompts, NEVER, 12) == expected
     assert generate(model, prompts, NEVER, 12, batch_tokens=1) == expected
     assert generate(model, [], NEVER, 12) == []
+
+
+def test_a_common_beginning_is_computed_once_and_changes_nothing(
+    model: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beginning = [3 + index % 200 for index in range(50)]
+    # One prompt is the whole beginning of all others.
+    begun = [beginning, *([*beginning, *prompt] for prompt in prompts)]
+    expected = [step_by_step(model, prompt, 12) for prompt in begun]
+    lengths: list[int] = []
+    forward = model.forward
+
+    @functools.wraps(forward)  # transformers asks the signature whether it takes positions
+    def counting(*arguments: Any, **named: Any) -> Any:
+        lengths.append(named["input_ids"].shape[1])
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(model, "forward", counting)
+    assert generate(model, begun, NEVER, 12) == expected
+    assert lengths[0] == len(beginning) - 1
+    assert lengths[1] == max(map(len, begun)) - lengths[0]
+
+
+def test_a_batch_for_which_memory_runs_out_is_halved(
+    model: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = generate(model, prompts, NEVER, 4)
+    whole, sizes = model.generate, []
+
+    def generate_a_few(**arguments: Any) -> Any:
+        sizes.append(len(arguments["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(**arguments)
+
+    monkeypatch.setattr(model, "generate", generate_a_few)
+    assert generate(model, prompts, NEVER, 4) == expected
+    assert sizes[:3] == [9, 4, 2]
 
 
 def test_a_reply_ends_before_the_first_of_the_stop_ids(model: Any, prompts: list[list[int]]) -> None:

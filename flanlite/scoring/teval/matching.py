@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-import networkx  # type: ignore[import-untyped]
+import networkx
 import numpy as np
 
 from flanlite.scoring.teval.reading import read_value
