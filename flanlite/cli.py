@@ -290,7 +290,12 @@ def evaluate(
     lm_eval: Annotated[
         str | None, typer.Option("--lm-eval", help="tasks of lm-evaluation-harness, such as mmlu,gsm8k,humaneval")
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="ask only the first so many of each file")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", min=1, help="a quick look: so many of each T-Eval file, of agent-h, of each kind in sample"
+        ),
+    ] = None,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", help="score saved T-Eval predictions, without a model")
     ] = None,
@@ -316,6 +321,11 @@ def evaluate(
         out=out,
         **_given(teval=teval, glaive=glaive),
     )
+    given = {"RUN|MODEL": source, "--endpoint": endpoint, "--predictions": predictions}
+    if sum(value is not None for value in given.values()) > 1 or (model and not endpoint):
+        raise FlanliteError(
+            "Evaluate one thing: a run or model, --endpoint, or --predictions.", "--model is a server's."
+        )
     if predictions is not None:
         stage.evaluate_predictions(predictions, options)
     elif endpoint is not None:

@@ -22,12 +22,13 @@ def load_embedder(wanted: str | None, default: str) -> tuple[Embed | None, tuple
         if wanted:
             raise FlanliteError("--embedder needs sentence-transformers.", "pip install -e '.[eval]'")
         return None, ("T-Eval: plan and reason's thoughts need sentence embeddings: pip install -e '.[eval]'",)
+    from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
 
     name = wanted or default
     try:
         model = SentenceTransformer(name, local_files_only=Path(name).is_dir())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if wanted:
             raise FlanliteError(f"{name} is no sentence embedding: {' '.join(str(error).split())[:200]}") from error
         missing = f"T-Eval: {name} cannot be fetched; without it plan and reason's thoughts are left out."

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import queue
+import re
 import textwrap
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -51,6 +52,9 @@ Message = dict[str, Any]
 CONNECT_S = 10.0
 SILENCE_S = 600.0
 """How long a server may say nothing: a long prompt on a slow machine takes minutes before its first token."""
+
+RETRY_PAUSES_S = (1.0, 5.0)
+"""Before a request of an evaluation that failed is sent again: a server of many hours may hiccup."""
 
 PARALLEL_REQUESTS = 16
 """Requests at a time in an evaluation: enough to fill the batches of a serving engine."""
@@ -108,12 +112,15 @@ class Endpoint:
         sampling = Sampling(max_new_tokens=max_new_tokens)
 
         def answer(index: int) -> tuple[int, str | None]:
-            try:
-                return index, "".join(self._begin(conversations[index], sampling, stop, may_drop=False))
-            except FlanliteError as error:
-                if _is_overlong(error):
-                    return index, None
-                raise
+            for pause_s in (*RETRY_PAUSES_S, None):
+                try:
+                    return index, "".join(self._begin(conversations[index], sampling, stop, may_drop=False))
+                except FlanliteError as error:
+                    if _is_overlong(error):
+                        return index, None
+                    if pause_s is None or stop.wait(pause_s):
+                        raise
+            raise AssertionError
 
         stop = threading.Event()
         with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
@@ -445,8 +452,14 @@ def _errors_told(url: str) -> Iterator[None]:
         ) from error
 
 
+_OVERLONG = re.compile(
+    r"(answers (400|413|422)|says): .*(context[ _-]?(length|size|window)|maximum context|exceeds? .*context)", re.I
+)
+
+
 def _is_overlong(error: FlanliteError) -> bool:
-    return "context" in error.message.lower()
+    """Whether the server says, as llama.cpp, vLLM and OpenAI do, that a request does not fit into its context."""
+    return _OVERLONG.search(error.message) is not None
 
 
 def _said(error: APIError) -> str:

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from flanlite import __version__
 from flanlite.agent.model import ChatStyle, Respondent
+from flanlite.corpus.forms import detect_form, read_row
 from flanlite.corpus.rows import parse_row, read_blocks
 from flanlite.corpus.sources import find_sources
 from flanlite.embedding import load_embedder
@@ -92,10 +95,11 @@ def evaluate(source: str | None, options: Options, *, tool_style: ChatStyle | No
     if tool_style == "openai":
         raise FlanliteError("tool_style=openai needs a server that takes tools.", "Choose react or json.")
     harness_tasks = _harness_tasks(options)  # a mistake is told before anything is asked
+    _check_folders(options)
     opened = open_model(source, tool_style)
-    is_tiny = opened.model.name == "tiny" or (opened.run is not None and opened.run.recipe.base == "tiny")
+    is_tiny = opened.base_name == "tiny"
     names = options.suites or (("sample", "general") if is_tiny else ("t-eval", "agent-h", "general"))
-    folder = options.out or (opened.run.folder / "eval" if opened.run else Path("eval") / opened.model.name)
+    folder = options.out or (opened.run.folder / "eval" if opened.run else Path("eval") / Path(opened.model.name).name)
     suites = _build(names, options)
     chat, note = _general_rows(opened, options.general, is_tiny=is_tiny) if "general" in names else ([], "")
     found = []
@@ -107,7 +111,8 @@ def evaluate(source: str | None, options: Options, *, tool_style: ChatStyle | No
     *bases, after = found
     before = bases[0] if bases else None
     rows = _finish(before, after, folder)
-    if opened.run is not None:
+    # A quick look is no result to show.
+    if opened.run is not None and options.limit is None:
         opened.run.show_evaluation(card_section(rows, before.model if before else None, after.model))
 
 
@@ -127,7 +132,8 @@ def evaluate_endpoint(url: str, model: str | None, options: Options, *, tool_sty
 
 def evaluate_predictions(path: Path, options: Options) -> None:
     """Score saved T-Eval predictions, a file or a folder of them, without a model."""
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    _check_folders(options)
+    files = sorted(file for file in path.glob("*.json") if _is_teval(file)) if path.is_dir() else [path]
     if not files:
         hint = "They are JSON files named as T-Eval's, such as plan_json_v2.json."
         raise FlanliteError(f"{path} holds no predictions.", hint)
@@ -138,9 +144,16 @@ def evaluate_predictions(path: Path, options: Options) -> None:
             raise FlanliteError(f"{file}: question {missing} has no prediction.", "Ask a model first.")
     embed, notes = _embedder(predicted, options)
     verdicts = judge_teval(predicted, embed)
-    name = path.stem
+    name = path.resolve().stem
     results = Results(name, verdicts.measures, {"t-eval": verdicts.details}, {"t-eval": verdicts.examples}, notes)
     _finish(None, _without_harness(results, options), options.out or Path("eval") / name)
+
+
+def _check_folders(options: Options) -> None:
+    """Raises FlanliteError, before anything is asked, where a folder that is to be written is a file."""
+    for folder in (options.out, options.save_predictions):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise FlanliteError(f"{folder} is a file.", "Name a folder.")
 
 
 def _models(opened: Opened, *, against_base: bool) -> list[tuple[str, LocalModel, str]]:
@@ -193,7 +206,11 @@ def _teval_files(names: Sequence[str]) -> list[Path]:
     # The hub has each form whole, as a fifth and in Chinese: one of each form, in English and whole, is the score.
     by_form: dict[str, Path] = {}
     for file in sorted(files, key=lambda file: (teval.form_of(file.name).is_zh, teval.form_of(file.name).is_subset)):
-        by_form.setdefault(teval.form_of(file.name).name, file)
+        chosen = by_form.setdefault(teval.form_of(file.name).name, file)
+        if chosen != file:
+            say(f"{file.name} is passed over: {chosen.name} asks the same.")
+    if len({teval.form_of(file.name).is_zh for file in by_form.values()}) > 1:
+        raise FlanliteError("The question files are of two languages.", "Give those of one.")
     return list(by_form.values())
 
 
@@ -227,10 +244,17 @@ def _measure(model: Respondent, identity: str, suites: Sequence[Suite], folder: 
         details[suite.name], examples[suite.name] = verdicts.details, verdicts.examples
         notes += suite.notes
         if too_long:
-            notes.append(f"{suite.name}: {too_long} of {len(replies)} questions are too long for {model.name}.")
+            notes.append(f"{suite.name}: {too_long} of {len(replies)} questions are too long for the context.")
         if suite.name == "t-eval" and options.save_predictions:
             _save(suite, replies, options.save_predictions / folder.name)
-    return Results(model.name, tuple(measures), details, examples, tuple(notes), time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return Results(model.name, tuple(measures), details, examples, tuple(notes), seconds, _settings(options))
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    """The options as report.json keeps them."""
+    kept = {name: value for name, value in vars(options).items() if name not in ("out", "save_predictions")}
+    return {"flanlite": __version__, **kept}
 
 
 def _replies(model: Respondent, identity: str, suite: Suite, store: ReplyStore) -> tuple[Replies, int]:
@@ -241,15 +265,20 @@ def _replies(model: Respondent, identity: str, suite: Suite, store: ReplyStore) 
     }
     replies = store.known(asked)
     missing = [case for case in asked if case not in replies]
-    if replies and missing:
-        say(f"{suite.name}: {len(replies):,} of {len(asked):,} replies of {model.name} are there already.")
-    with step_progress(f"{suite.name}, {model.name}") as on_progress:
-        conversations = [suite.conversations[case] for case in missing]
-        for index, reply in model.answer_all(conversations, suite.max_new_tokens):
-            store.add(missing[index], asked[missing[index]], reply)
-            replies[missing[index]] = reply
-            on_progress(len(replies), len(asked))
-    return {case: replies[case] or "" for case in asked}, sum(reply is None for reply in replies.values())
+    if replies:
+        say(f"{suite.name}: {len(replies):,} of {len(asked):,} replies are there already, in {store.file}")
+    try:
+        with step_progress(f"{suite.name}, {model.name}") as on_progress:
+            conversations = [suite.conversations[case] for case in missing]
+            for index, reply in model.answer_all(conversations, suite.max_new_tokens):
+                if reply is not None:
+                    store.add(missing[index], asked[missing[index]], reply)
+                    replies[missing[index]] = reply
+                on_progress(len(replies), len(asked))
+    except KeyboardInterrupt:
+        say(f"Interrupted: {len(replies):,} of {len(asked):,} replies are kept. The same command goes on from there.")
+        raise
+    return {case: replies.get(case, "") for case in asked}, len(asked) - len(replies)
 
 
 def _save(suite: Suite, replies: Replies, folder: Path) -> None:
@@ -261,37 +290,53 @@ def _save(suite: Suite, replies: Replies, folder: Path) -> None:
 
 def _general_rows(opened: Opened, general: str | None, *, is_tiny: bool) -> tuple[list[Tokens], str]:
     """Conversations of general chat that the model was not tuned on, as tokens; or a note on why there are none."""
-    model = opened.model
-    if general is None and is_tiny:
-        rows = [model.tokens(conversation) for conversation in general_conversations(SEED, GENERAL_ROWS)]
-        return rows, ""
-    if general is None:
-        if opened.run is None or opened.run.recipe.general == "none":
-            return [], "No perplexity: give conversations of general chat with --general FILE."
-        return _untaken_rows(opened), ""
-    from flanlite.corpus.forms import detect_form, read_row
-
-    rows = []
-    for source in find_sources([general], say=say):
-        for row in _rows_of(source.file):
-            form = detect_form(row)
-            if form is not None and len(rows) < GENERAL_ROWS:
-                rows.append(model.tokens(read_row(row, form)))
-    return [row for row in rows if len(row.ids) <= model.context_tokens], ""
+    if general is not None:
+        return _rows_that_fit(opened.model, general), ""
+    if is_tiny:
+        return [opened.model.tokens(conversation) for conversation in general_conversations(SEED, GENERAL_ROWS)], ""
+    if opened.run is None or opened.run.recipe.general == "none":
+        return [], "No perplexity: name conversations of general chat with --general FILE."
+    return _untaken_rows(opened)
 
 
-def _untaken_rows(opened: Opened) -> list[Tokens]:
-    """Rows of the run's general chat that it did not take; the data is converted again where that is not kept."""
+def _rows_that_fit(model: LocalModel, general: str) -> list[Tokens]:
+    """The first rows of the named data that can be read and fit the model's context."""
+    rows: list[Tokens] = []
+    passed_over = 0
+    for row in (row for source in find_sources([general], say=say) for row in _rows_of(source.file)):
+        form = detect_form(row)
+        try:
+            tokens = model.tokens(read_row(row, form)) if form else None
+        except ValueError:
+            tokens = None
+        if tokens is not None and len(tokens.ids) <= model.context_tokens:
+            rows.append(tokens)
+        else:
+            passed_over += 1
+        if len(rows) == GENERAL_ROWS:
+            break
+    if not rows:
+        raise FlanliteError(f"{general} holds no conversation that fits.", "It takes rows as `flanlite convert` does.")
+    if passed_over:
+        say(f"{general}: {passed_over} rows in no known form, or too long, were passed over.")
+    return rows
+
+
+def _untaken_rows(opened: Opened) -> tuple[list[Tokens], str]:
+    """Rows of the run's general chat that it did not take, or why there are none; data that is gone is fetched anew."""
     from flanlite.tune import prepare
 
     assert opened.run is not None
-    mixture = prepare(opened.run.recipe, opened.run.record.get("budget_tokens")).mixture
-    if mixture.general is None:
-        return []
+    try:
+        mixture = prepare(opened.run.recipe, opened.run.record.get("budget_tokens")).mixture
+    except FlanliteError as error:
+        return [], f"No perplexity, for the run's data cannot be had: {error.message}"
+    if mixture.general is None or mixture.data_hash != opened.run.record["data_hash"]:
+        return [], "No perplexity: the run's data is no longer what it was tuned on. Name other chat: --general FILE."
     taken = set(mixture.general_rows.tolist())
     free = [row for row in range(len(mixture.general)) if row not in taken]
     step = max(1, len(free) // GENERAL_ROWS)
-    return [mixture.general.tokens(row) for row in free[::step][:GENERAL_ROWS]]
+    return [mixture.general.tokens(row) for row in free[::step][:GENERAL_ROWS]], ""
 
 
 def _with_perplexity(results: Results, model: LocalModel, rows: Sequence[Tokens], note: str) -> Results:
@@ -306,11 +351,16 @@ def _with_perplexity(results: Results, model: LocalModel, rows: Sequence[Tokens]
                 items[str(number)] = loss / tokens
             total, count = total + loss, count + tokens
             on_progress(number, len(rows))
-    perplexity = Measure(
-        "general", "perplexity", math.exp(min(total / count, MOST_NATS)), items, is_share=False, is_better_high=False
+    perplexity = math.exp(min(total / count, MOST_NATS))
+    # A perplexity is no mean over conversations, so the interval stands beside it, in nats.
+    found = (
+        Measure("general", "perplexity", perplexity, {}, is_share=False, is_better_high=False),
+        Measure(
+            "general", "loss of a conversation", fmean(items.values()), items, is_share=False, is_better_high=False
+        ),
     )
-    details = {"perplexity": perplexity.value, "conversations": len(items), "tokens": int(count)}
-    return replace(results, measures=(*results.measures, perplexity), details={**results.details, "general": details})
+    details = {"perplexity": perplexity, "conversations": len(items), "tokens": int(count)}
+    return replace(results, measures=(*results.measures, *found), details={**results.details, "general": details})
 
 
 def _harness_tasks(options: Options) -> list[Any]:
@@ -344,10 +394,13 @@ def _without_harness(results: Results, options: Options) -> Results:
 
 def _finish(before: Results | None, after: Results, folder: Path) -> list[Row]:
     """Write the report, print its table, and give its rows."""
+    if not after.measures:
+        raise FlanliteError("Nothing was measured.", "Name a suite: --suite sample")
     rows = write_report(folder, before, after, SEED)
     console.print(table(rows, before.model if before else None, after.model))
-    for note in after.notes:
+    for note in dict.fromkeys((*(before.notes if before else ()), *after.notes)):
         say(note)
     seconds = after.seconds + (before.seconds if before else 0)
-    say(f"Asked and judged in {in_time(seconds)}. {folder / 'report.md'} has the replies that changed.")
+    more = " has the replies that changed" if before else ""
+    say(f"Asked and judged in {in_time(seconds)}, beside what was there. {folder / 'report.md'}{more}.")
     return rows

@@ -58,7 +58,7 @@ def merge_run(
             dtype=dtype,
             base_name=run.record["base"],
             teaching={key: run.record[key] for key in ("template", "template_hash")}
-            | {"tool_style": run.recipe.tool_style},
+            | {"tool_style": run.recipe.tool_style, "base": run.record["base"]},
             overwrite=overwrite,
             on_progress=lambda stage, done, total: bars[stage](done, total),
         )

@@ -32,12 +32,14 @@ class Opened:
 
     `base` is the same weights without the adapter, and `run` the run they come from, where there is one. `identity`
     is another for other weights: a hash of the adapter, or of the names, sizes and dates of the model's files.
+    `base_name` is what the model was tuned from, if that is known, or its own name.
     """
 
     model: LocalModel
     base: LocalModel | None
     run: Run | None
     identity: str
+    base_name: str
 
 
 def open_model(source: str | None, tool_style: ToolStyle | None) -> Opened:
@@ -60,7 +62,7 @@ def open_model(source: str | None, tool_style: ToolStyle | None) -> Opened:
     shared = SharedModel(load_for_generation(folder, None, machine, is_4bit=is_4bit))
     context_tokens = _context_tokens(base, shared)
     model = LocalModel(base.name, shared, tokenizer, template, style, context_tokens)
-    return Opened(model, None, None, _identity(folder))
+    return Opened(model, None, None, _identity(folder), _base_name(folder) or base.name)
 
 
 def trained_template(run: Run, tokenizer: Tokenizer) -> Template:
@@ -101,7 +103,12 @@ def _open_run(run: Run, tool_style: ToolStyle | None) -> Opened:
         for name, uses_adapter in ((run.name, True), (base.name, False))
     )
     adapter = (run.adapter_dir / "adapter_model.safetensors").read_bytes()
-    return Opened(tuned, bare, run, hashlib.sha256(adapter).hexdigest())
+    return Opened(tuned, bare, run, hashlib.sha256(adapter).hexdigest(), base.name)
+
+
+def _base_name(folder: Path) -> str | None:
+    file = folder / TEACHING_FILE
+    return json.loads(file.read_text(encoding="utf-8")).get("base") if file.is_file() else None
 
 
 def _identity(folder: Path) -> str:

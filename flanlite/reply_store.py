@@ -16,22 +16,22 @@ class ReplyStore:
     """One model's replies to one suite, a JSON line each.
 
     A reply counts only for the very question that it was given to: `asked` is a hash of the model, the prompt and how
-    it is answered. A reply of None says that the model could not be asked.
+    it is answered.
     """
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self.file = file
         self._known = _read(file)
 
-    def known(self, asked: Mapping[str, str]) -> dict[str, str | None]:
+    def known(self, asked: Mapping[str, str]) -> dict[str, str]:
         """The replies that are there, by the case's id, to cases that are still asked as they were."""
         return {case: self._known[case, hash_] for case, hash_ in asked.items() if (case, hash_) in self._known}
 
-    def add(self, case: str, asked: str, reply: str | None) -> None:
+    def add(self, case: str, asked: str, reply: str) -> None:
         """Keep a reply in the file."""
         self._known[case, asked] = reply
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a", encoding="ascii") as stream:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a", encoding="ascii") as stream:
             stream.write(json.dumps({"id": case, "asked": asked, "reply": reply}) + "\n")
 
 
@@ -40,11 +40,11 @@ def hash_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _read(file: Path) -> dict[tuple[str, str], str | None]:
+def _read(file: Path) -> dict[tuple[str, str], str]:
     """Every whole line. A last one that is half written, where somebody pulled the plug, is taken out of the file."""
     if not file.is_file():
         return {}
-    known: dict[tuple[str, str], str | None] = {}
+    known: dict[tuple[str, str], str] = {}
     *lines, last = file.read_text(encoding="ascii", errors="replace").split("\n")
     if last:
         write_text(file, "".join(f"{line}\n" for line in lines))

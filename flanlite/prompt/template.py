@@ -46,7 +46,7 @@ class Template(Protocol):
 
 
 TEACHING_FILE = "flanlite.json"
-"""In a merged model's folder: template, template_hash and tool_style of the run it came from."""
+"""In a merged model's folder: template, template_hash and tool_style of the run it came from, and its base."""
 
 TEMPLATES: dict[str, Callable[[Tokenizer], Template]] = {"llama2": Llama2, "agent-flan": AgentFlan, "auto": Jinja}
 

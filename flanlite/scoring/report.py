@@ -91,6 +91,7 @@ def _account(results: Results) -> dict[str, Any]:
     return {
         "model": results.model,
         "seconds": results.seconds,
+        "settings": dict(results.settings),
         "notes": list(results.notes),
         **results.details,
     }

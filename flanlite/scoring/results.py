@@ -44,7 +44,8 @@ class Results:
     """All that was found of one model.
 
     `details` are a suite's own account for report.json, by the suite's name: for t-eval `dimensions`, `overall` and
-    `files`. `notes` are sentences on what was left out or cut, and why. `examples` are by suite and case id.
+    `files`. `notes` are sentences on what was left out or cut, and why. `examples` are by suite and case id. `settings`
+    are what was asked for, for the record.
     """
 
     model: str
@@ -53,3 +54,4 @@ class Results:
     examples: Mapping[str, Mapping[str, Example]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    settings: Mapping[str, Any] = field(default_factory=dict)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from importlib.resources import files
+from pathlib import Path
 from random import Random
 
 from flanlite.agent.tools import builtin_tools
@@ -10,6 +13,8 @@ from flanlite.scoring.tool_use import Case
 from flanlite.tiny import cases as held_out
 from flanlite.tiny.make.corpus import general
 from flanlite.tiny.make.dialogues import Dialogue
+
+CORPUS = Path(str(files("flanlite.tiny"))) / "corpus"
 
 
 def sample_cases(seed: int, count: int) -> list[Case]:
@@ -28,9 +33,20 @@ def _case(identity: str, case: held_out.Case, tools: dict[str, Tool]) -> Case:
 
 
 def general_conversations(seed: int, count: int) -> list[Conversation]:
-    """General chat as in the embedded corpus, from another seed than the corpus itself; every answer is trained."""
-    rng = Random(f"general {seed}")
-    return [_chat(general(rng)) for _ in range(count)]
+    """General chat as in the embedded corpus, but no answer of it stands in the corpus; every answer is trained."""
+    rng, known = Random(f"general {seed}"), _answers_of_corpus()
+    found: dict[Dialogue, None] = {}
+    while len(found) < count:
+        dialogue = general(rng)
+        if not any(answer in known for _, answer in dialogue.exchanges):
+            found[dialogue] = None
+    return [_chat(dialogue) for dialogue in found]
+
+
+def _answers_of_corpus() -> set[str]:
+    lines = (line for file in CORPUS.glob("*.jsonl") for line in file.read_text(encoding="utf-8").splitlines())
+    turns = (turn for line in lines for turn in json.loads(line)["conversation"])
+    return {turn["content"] for turn in turns if turn["role"] == "assistant"}
 
 
 def _chat(dialogue: Dialogue) -> Conversation:

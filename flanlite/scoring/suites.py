@@ -152,8 +152,8 @@ def judge_teval(predicted: Mapping[str, Questions], embed: teval.Embed | None) -
     metrics = {name: found.metrics for name, found in scored.items()}
     summary = teval.summarise(metrics)
     measures = [
-        Measure("t-eval", dimension, value, _items_of(dimension, scored))
-        for dimension, value in summary.dimensions.items()
+        Measure("t-eval", name + " (in part)" * (name in summary.partial), value, _items_of(name, scored))
+        for name, value in summary.dimensions.items()
     ]
     if summary.overall is not None:
         measures.append(Measure("t-eval", "overall", summary.overall, {}))
