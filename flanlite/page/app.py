@@ -16,7 +16,7 @@ from typing import Any
 
 import gradio as gr
 
-from flanlite.agent.events import Asked, Event, Exchange, Failure, as_agent_flan, as_conversation, is_draft
+from flanlite.agent.events import Asked, Event, Exchange, Failure, Waiting, as_agent_flan, as_conversation, is_draft
 from flanlite.agent.loop import Settings, work_side_by_side
 from flanlite.agent.model import ChatModel, Sampling
 from flanlite.agent.tools import Toolbox
@@ -28,7 +28,9 @@ from flanlite.page.layout import Widgets, lay_out
 log = logging.getLogger(__name__)
 
 UPDATE_S = 0.1
-"""Least time between two updates of a page while a text grows."""
+WAITING_S = 1.0
+"""Least time between two updates of a page while a text grows, and while others are before it: each costs some
+hundredths of a second, which many visitors together would take from the model."""
 
 PARALLEL_CHATS = 32
 """Chats that are worked on at once; a model takes their replies in turn."""
@@ -170,7 +172,7 @@ class Page:
         try:
             for index, event in work_side_by_side(self._models, toolbox, chat.threads, question, chat.settings, stop):
                 current[index] = current[index].with_event(event)
-                if not is_draft(event) or time.monotonic() - updated_at > UPDATE_S:
+                if time.monotonic() - updated_at >= _least_pause(event):
                     updated_at = time.monotonic()
                     yield self._shown(chat, current, event)
         except Exception as error:
@@ -265,6 +267,13 @@ class Page:
         """A visitor has left: stop the work and forget the file."""
         self._stop(request)
         shutil.rmtree(self._export_dir(request.session_hash), ignore_errors=True)
+
+
+def _least_pause(event: Event) -> float:
+    """How long after an update of the page the event may be shown; it is part of the next one in any case."""
+    if isinstance(event, Waiting) and event.ahead:
+        return WAITING_S
+    return UPDATE_S if is_draft(event) else 0.0
 
 
 def _theme() -> gr.themes.Base:
