@@ -83,6 +83,7 @@ ToolStyleOption = Annotated[
     ChatStyle | None,
     typer.Option("--tool-style", help="how tools are offered to a model that no run taught; openai: natively"),
 ]
+Variant = Literal["whole", "subset", "zh", "zh-subset"]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error", hidden=True)]
 
 
@@ -280,6 +281,9 @@ def evaluate(
     teval: Annotated[
         list[str] | None, typer.Option("--t-eval", help="T-Eval's question files, a folder, or a name on the hub")
     ] = None,
+    variant: Annotated[
+        Variant, typer.Option("--variant", help="of T-Eval's questions, where there are several")
+    ] = "whole",
     glaive: Annotated[
         str | None, typer.Option("--glaive", help="rows in glaive's form for agent-h: a file, or a name on the hub")
     ] = None,
@@ -313,6 +317,7 @@ def evaluate(
 
     options = stage.Options(
         suites=stage.suites_named(suite),
+        variant=variant,
         general=general,
         embedder=embedder,
         harness=stage.names_in(lm_eval),

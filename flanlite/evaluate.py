@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from flanlite.prompt.template import Tokens
 
 SuiteName = Literal["t-eval", "agent-h", "sample", "general"]
+Variant = Literal["whole", "subset", "zh", "zh-subset"]
+
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+"""T-Eval's questions: all in English, a fifth of them, and both in Chinese."""
 
 TEVAL_REPO = "lovesnowbest/T-Eval"
 GLAIVE_REPO = "llamafactory/glaive_toolcall_en"
@@ -62,6 +66,7 @@ class Options:
 
     suites: Sequence[SuiteName] = ()
     teval: Sequence[str] = (TEVAL_REPO,)
+    variant: Variant = "whole"
     glaive: str = GLAIVE_REPO
     general: str | None = None
     embedder: str | None = None
@@ -173,7 +178,7 @@ def _build(names: Sequence[SuiteName], options: Options) -> list[Suite]:
         elif name == "agent-h":
             suites.append(tool_use_suite("agent-h", _agent_h_cases(options)))
         elif name == "t-eval":
-            files = _teval_files(options.teval)
+            files = _teval_files(options)
             embed, notes = _embedder([file.name for file in files], options)
             suites.append(replace(teval_suite(files, options.limit, embed), notes=notes))
     return suites
@@ -197,21 +202,25 @@ def _rows_of(file: Path) -> Iterable[Any]:
                 raise FlanliteError(f"{file}:{number}: {error}.") from error
 
 
-def _teval_files(names: Sequence[str]) -> list[Path]:
-    """T-Eval's question files behind the names; other files that lie beside them are passed over."""
-    found = [source.file for source in find_sources(names, say=say)]
+def _teval_files(options: Options) -> list[Path]:
+    """T-Eval's question files, one of each form, of the wanted variant where there is one; other files are passed over."""
+    found = [source.file for source in find_sources(options.teval, say=say)]
     files = [file for file in found if _is_teval(file)]
     if not files:
-        raise FlanliteError(f"{', '.join(names)} holds no question file of T-Eval.", HINT)
-    # The hub has each form whole, as a fifth and in Chinese: one of each form, in English and whole, is the score.
+        raise FlanliteError(f"{', '.join(options.teval)} holds no question file of T-Eval.", HINT)
     by_form: dict[str, Path] = {}
-    for file in sorted(files, key=lambda file: (teval.form_of(file.name).is_zh, teval.form_of(file.name).is_subset)):
+    for file in sorted(files, key=lambda file: (_variant(file) != options.variant, VARIANTS.index(_variant(file)))):
         chosen = by_form.setdefault(teval.form_of(file.name).name, file)
         if chosen != file:
-            say(f"{file.name} is passed over: {chosen.name} asks the same.")
+            say(f"{file.name} is passed over for {chosen.name}.")
     if len({teval.form_of(file.name).is_zh for file in by_form.values()}) > 1:
         raise FlanliteError("The question files are of two languages.", "Give those of one.")
     return list(by_form.values())
+
+
+def _variant(file: Path) -> Variant:
+    form = teval.form_of(file.name)
+    return VARIANTS[form.is_subset + 2 * form.is_zh]
 
 
 def _is_teval(file: Path) -> bool:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from flanlite.cli import app
 from flanlite.conversation import Conversation
 from flanlite.errors import FlanliteError
-from flanlite.evaluate import Options, _measure, evaluate_endpoint, suites_named
+from flanlite.evaluate import Options, _measure, _teval_files, evaluate_endpoint, suites_named
 from flanlite.reply_store import ReplyStore, hash_of
 from flanlite.scoring.sample import general_conversations, sample_cases
 from flanlite.scoring.suites import Suite, teval_suite, tool_use_suite
@@ -190,6 +190,15 @@ def test_a_mistake_is_one_sentence(arguments: list[str], words: str, monkeypatch
     result = CliRunner().invoke(app, ["eval", *arguments])
     assert isinstance(result.exception, FlanliteError)
     assert words in result.exception.message
+
+
+def test_the_wanted_variant_of_t_eval_is_taken_and_the_others_are_told(review: Path, capsys) -> None:
+    for name in ("review_str_v2_subset.json", "review_str_v2_zh.json", "notes.json"):
+        (review.parent / name).write_text(review.read_text())
+    for variant, name in (("whole", "review_str_v2"), ("subset", "review_str_v2_subset"), ("zh", "review_str_v2_zh")):
+        chosen = _teval_files(Options(teval=[str(review.parent)], variant=variant))
+        assert [file.stem for file in chosen] == [name]
+        assert capsys.readouterr().out.count("is passed over") == 2
 
 
 def test_suites_are_a_list_with_commas() -> None:

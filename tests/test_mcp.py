@@ -181,7 +181,7 @@ def test_without_the_package_the_way_to_install_it_is_said(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "mcp", None)
     with pytest.raises(FlanliteError) as caught:
         McpServer(COMMAND)
-    assert caught.value.hint == "pip install 'flanlite[mcp]'"
+    assert caught.value.hint == "pip install -e '.[mcp]'"
 
 
 RAW_SERVER = """

@@ -59,7 +59,7 @@ class McpServer:
             from mcp import Client  # noqa: F401  # version 1 has none
         except ImportError as error:
             raise FlanliteError(
-                "MCP servers need the mcp package, version 2 or newer.", "pip install 'flanlite[mcp]'"
+                "MCP servers need the mcp package, version 2 or newer.", "pip install -e '.[mcp]'"
             ) from error
         self._spec = spec
         self._command = [] if spec.startswith(("http://", "https://")) else _split(spec)
