@@ -25,9 +25,12 @@ def load_embedder(wanted: str | None, default: str) -> tuple[Embed | None, tuple
     from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
 
+    from flanlite.engine.noise import quiet
+
     name = wanted or default
     try:
-        model = SentenceTransformer(name, local_files_only=Path(name).is_dir())
+        with quiet():
+            model = SentenceTransformer(name, local_files_only=Path(name).is_dir())
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if wanted:
             raise FlanliteError(f"{name} is no sentence embedding: {' '.join(str(error).split())[:200]}") from error

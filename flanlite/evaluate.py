@@ -147,10 +147,13 @@ def evaluate_predictions(path: Path, options: Options) -> None:
         missing = next((key for key, question in predicted[file.name].items() if "prediction" not in question), None)
         if missing is not None:
             raise FlanliteError(f"{file}: question {missing} has no prediction.", "Ask a model first.")
+    began = time.monotonic()
     embed, notes = _embedder(predicted, options)
     verdicts = judge_teval(predicted, embed)
+    seconds = time.monotonic() - began
     name = path.resolve().stem
-    results = Results(name, verdicts.measures, {"t-eval": verdicts.details}, {"t-eval": verdicts.examples}, notes)
+    found = ({"t-eval": verdicts.details}, {"t-eval": verdicts.examples})
+    results = Results(name, verdicts.measures, *found, notes, seconds, _settings(options))
     _finish(None, _without_harness(results, options), options.out or Path("eval") / name)
 
 
@@ -203,7 +206,7 @@ def _rows_of(file: Path) -> Iterable[Any]:
 
 
 def _teval_files(options: Options) -> list[Path]:
-    """T-Eval's question files, one of each form, of the wanted variant where there is one; other files are passed over."""
+    """T-Eval's question files, one of each form, of the wanted variant where there is one; others are passed over."""
     found = [source.file for source in find_sources(options.teval, say=say)]
     files = [file for file in found if _is_teval(file)]
     if not files:
@@ -404,12 +407,12 @@ def _without_harness(results: Results, options: Options) -> Results:
 def _finish(before: Results | None, after: Results, folder: Path) -> list[Row]:
     """Write the report, print its table, and give its rows."""
     if not after.measures:
-        raise FlanliteError("Nothing was measured.", "Name a suite: --suite sample")
+        raise FlanliteError("Nothing was measured.", next(iter(after.notes), "Name a suite: --suite sample"))
     rows = write_report(folder, before, after, SEED)
     console.print(table(rows, before.model if before else None, after.model))
     for note in dict.fromkeys((*(before.notes if before else ()), *after.notes)):
         say(note)
     seconds = after.seconds + (before.seconds if before else 0)
     more = " has the replies that changed" if before else ""
-    say(f"Asked and judged in {in_time(seconds)}, beside what was there. {folder / 'report.md'}{more}.")
+    say(f"Took {in_time(seconds)}, beside what was there. {folder / 'report.md'}{more}.")
     return rows
