@@ -31,10 +31,10 @@ def main() -> None:
     """Open model and tools, and serve the page."""
     with ExitStack() as stack:
         toolbox = open_toolbox(Given(files=[Path(__file__).with_name("tools.py")]), stack)
-        models, settings = open_models(model_to_open(), None, None, None, compare=False)
+        models = open_models(model_to_open(), None, None, None, compare=False)
         # A Space is reached from outside its container, through a proxy that knows this port.
         port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
-        serve(models, toolbox, settings, Address(host="0.0.0.0", port=port, opens_browser=False))
+        serve(models, toolbox, Address(host="0.0.0.0", port=port, opens_browser=False))
 
 
 if __name__ == "__main__":

@@ -53,14 +53,14 @@ def chat(
     _check_address(address, in_terminal=in_terminal)
     with ExitStack() as stack:
         toolbox = open_toolbox(given, stack)
-        models, settings = open_models(source, endpoint, model, tool_style, compare=compare)
+        models = open_models(source, endpoint, model, tool_style, compare=compare)
         if in_terminal:
             from flanlite.terminal import console
             from flanlite.terminal_chat import TerminalChat
 
-            TerminalChat(models, toolbox, settings, console).run()
+            TerminalChat(models, toolbox, Settings(), console).run()
         else:
-            serve(models, toolbox, settings, address)
+            serve(models, toolbox, address)
 
 
 def _check_address(address: Address, *, in_terminal: bool) -> None:
@@ -105,36 +105,34 @@ def open_models(
     tool_style: ChatStyle | None,
     *,
     compare: bool,
-) -> tuple[list[ChatModel], Settings]:
+) -> list[ChatModel]:
     """The model to chat with, or base and tuned model over one set of weights."""
     if endpoint:
         if compare or source:
             raise FlanliteError("An endpoint has one model, the server's.", "Leave out --compare and the run.")
         from flanlite.endpoint import Endpoint
 
-        return [Endpoint(endpoint, model, tool_style or "react")], Settings()
+        return [Endpoint(endpoint, model, tool_style or "react")]
     if model:
         raise FlanliteError("--model names a model of a server.", "Give the server too: --endpoint URL")
-    if tool_style == "openai":
-        raise FlanliteError("tool_style=openai needs a server that takes tools.", "Choose react or json.")
     from flanlite.opening import open_model
 
     opened = open_model(source, tool_style)
     if not compare:
-        return [opened.model], Settings()
+        return [opened.model]
     if opened.base is None:
         raise FlanliteError(
             f"{opened.model.name} has no adapter to switch off, so there is nothing to compare.",
             "Name a run: its base is the same weights without the adapter.",
         )
-    return [opened.base, opened.model], Settings()
+    return [opened.base, opened.model]
 
 
-def serve(models: Sequence[ChatModel], toolbox: Toolbox, settings: Settings, address: Address) -> None:
+def serve(models: Sequence[ChatModel], toolbox: Toolbox, address: Address) -> None:
     """Serve the page until Ctrl-C."""
     from flanlite.page.app import Page
 
-    page = Page(models, toolbox, settings)
+    page = Page(models, toolbox, Settings())
     addresses = page.serve(**vars(address))
     for warning in warnings_for(toolbox, address):
         say(warning)

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible server: llama-server, ollama, vLLM, or a hosted one.
+"""A model behind an OpenAI-compatible server; tried with llama.cpp's and with `transformers serve`.
 
 The styles react and json ask it as training would, with tools and observations as text. The style openai hands the
 tools to the server, whose template then knows what to do with them. Calls that a server has parsed come back as text in
@@ -458,7 +458,7 @@ _OVERLONG = re.compile(
 
 
 def _is_overlong(error: FlanliteError) -> bool:
-    """Whether the server says, as llama.cpp, vLLM and OpenAI do, that a request does not fit into its context."""
+    """Whether the server says, in one of the usual ways, that a request does not fit into its context."""
     return _OVERLONG.search(error.message) is not None
 
 

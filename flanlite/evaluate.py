@@ -97,8 +97,6 @@ def evaluate(source: str | None, options: Options, *, tool_style: ChatStyle | No
     """Ask a run, a merged model or a base what the suites ask, and the run's base too; write and print the findings."""
     from flanlite.opening import open_model
 
-    if tool_style == "openai":
-        raise FlanliteError("tool_style=openai needs a server that takes tools.", "Choose react or json.")
     harness_tasks = _harness_tasks(options)  # a mistake is told before anything is asked
     _check_folders(options)
     opened = open_model(source, tool_style)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flanlite.agent.model import ChatStyle
 from flanlite.bases import Base, resolve
 from flanlite.engine.device import CPU_PARAMETERS, Machine, check_size, choose_machine
 from flanlite.engine.fetch import base_dir
@@ -42,12 +43,14 @@ class Opened:
     base_name: str
 
 
-def open_model(source: str | None, tool_style: ToolStyle | None) -> Opened:
+def open_model(source: str | None, tool_style: ChatStyle | None) -> Opened:
     """Load the run, merged model or base that is meant; the newest run where none is named.
 
     A run and a merged model know their tool style; tool_style is for all others. Raises FlanliteError where there is
     nothing to open, or too much for this machine.
     """
+    if tool_style == "openai":
+        raise FlanliteError("tool_style=openai needs a server that takes tools.", "Choose react or json.")
     run = _find_run(source)
     if run is not None:
         return _open_run(run, tool_style)
@@ -58,11 +61,12 @@ def open_model(source: str | None, tool_style: ToolStyle | None) -> Opened:
     is_4bit = not _fits_in_16_bits(machine, base)
     folder = base_dir(base, quantised=is_4bit, say=say)
     tokenizer = Tokenizer.load(folder)
-    template, style = _taught(folder, base, tokenizer, tool_style)
+    teaching = _teaching(folder)
+    template, style = _taught(teaching, folder, base, tokenizer, tool_style)
     shared = SharedModel(load_for_generation(folder, None, machine, is_4bit=is_4bit))
     context_tokens = _context_tokens(base, shared)
     model = LocalModel(base.name, shared, tokenizer, template, style, context_tokens)
-    return Opened(model, None, None, _identity(folder), _base_name(folder) or base.name)
+    return Opened(model, None, None, _identity(folder), teaching.get("base", base.name))
 
 
 def trained_template(run: Run, tokenizer: Tokenizer) -> Template:
@@ -86,11 +90,7 @@ def _open_run(run: Run, tool_style: ToolStyle | None) -> Opened:
     if not run.is_finished:
         raise FlanliteError(f"{run.folder} has no adapter yet.", "Finish it first: flanlite tune --resume.")
     recipe = run.recipe
-    if tool_style not in (None, recipe.tool_style):
-        raise FlanliteError(
-            f"{run.folder} was tuned with tool_style={recipe.tool_style}; asked otherwise it would do worse.",
-            "Leave out --tool-style.",
-        )
+    _check_style(recipe.tool_style, tool_style, run.folder)
     tokenizer = Tokenizer.load(run.adapter_dir)
     template = trained_template(run, tokenizer)
     machine = choose_machine(Recipe(backend="peft"))
@@ -102,13 +102,9 @@ def _open_run(run: Run, tool_style: ToolStyle | None) -> Opened:
         LocalModel(name, shared, tokenizer, template, recipe.tool_style, context_tokens, uses_adapter=uses_adapter)
         for name, uses_adapter in ((run.name, True), (base.name, False))
     )
-    adapter = (run.adapter_dir / "adapter_model.safetensors").read_bytes()
-    return Opened(tuned, bare, run, hashlib.sha256(adapter).hexdigest(), base.name)
-
-
-def _base_name(folder: Path) -> str | None:
-    file = folder / TEACHING_FILE
-    return json.loads(file.read_text(encoding="utf-8")).get("base") if file.is_file() else None
+    with (run.adapter_dir / "adapter_model.safetensors").open("rb") as adapter:
+        identity = hashlib.file_digest(adapter, "sha256").hexdigest()
+    return Opened(tuned, bare, run, identity, base.name)
 
 
 def _identity(folder: Path) -> str:
@@ -116,20 +112,40 @@ def _identity(folder: Path) -> str:
     return hashlib.sha256(repr((str(folder), files)).encode()).hexdigest()
 
 
-def _taught(folder: Path, base: Base, tokenizer: Tokenizer, tool_style: ToolStyle | None) -> tuple[Template, ToolStyle]:
-    """The template and tool style that a merged model's folder names; else the base's own template and `react`."""
+def _teaching(folder: Path) -> Mapping[str, Any]:
+    """What a merged model's folder says of how it was taught; nothing of any other folder."""
     file = folder / TEACHING_FILE
     if not file.is_file():
-        return choose_template(base.template or "auto", tokenizer), tool_style or Recipe.tool_style
+        return {}
     try:
         teaching: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        template = open_template(teaching["template"], tokenizer)
-        style: ToolStyle = teaching["tool_style"]
-        wanted = teaching["template_hash"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FlanliteError(f"{file} cannot be read: {error}.", "Merge the run again.") from None
-    _check_template(template, style, wanted, folder)
+        missing = {"template", "template_hash", "tool_style"} - set(teaching)
+    except (ValueError, TypeError):
+        missing = {"JSON"}
+    if missing:
+        raise FlanliteError(f"{file} lacks {', '.join(sorted(missing))}.", "Merge the run again.")
+    return teaching
+
+
+def _taught(
+    teaching: Mapping[str, Any], folder: Path, base: Base, tokenizer: Tokenizer, tool_style: ToolStyle | None
+) -> tuple[Template, ToolStyle]:
+    """The template and tool style of the teaching; without one, the base's own template and `react`."""
+    if not teaching:
+        return choose_template(base.template or "auto", tokenizer), tool_style or Recipe.tool_style
+    style: ToolStyle = teaching["tool_style"]
+    _check_style(style, tool_style, folder)
+    template = open_template(teaching["template"], tokenizer)
+    _check_template(template, style, teaching["template_hash"], folder)
     return template, style
+
+
+def _check_style(taught: ToolStyle, wanted: ToolStyle | None, folder: Path) -> None:
+    if wanted not in (None, taught):
+        raise FlanliteError(
+            f"{folder} was tuned with tool_style={taught}; asked otherwise it would do worse.",
+            "Leave out --tool-style.",
+        )
 
 
 def _check_template(template: Template, style: ToolStyle, wanted: str, folder: Path) -> None:

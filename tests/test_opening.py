@@ -68,6 +68,9 @@ def test_a_merged_model_knows_how_it_was_taught(run: Run, place: Path) -> None:
     opened = open_model(str(place / "merged"), None)
     assert opened.base is None
     assert opened.model.template.name == taught["template"] == "llama2"
+    assert opened.base_name == taught["base"]
+    with pytest.raises(FlanliteError, match="tuned with tool_style=react"):
+        open_model(str(place / "merged"), "json")
 
 
 def test_another_chat_template_than_the_runs_is_refused(run: Run, place: Path) -> None:
@@ -152,6 +155,6 @@ def test_an_endpoint_opens_without_weights(monkeypatch) -> None:
 
     asked = []
     monkeypatch.setattr(flanlite.endpoint, "Endpoint", lambda *arguments: asked.append(arguments) or "model")
-    models, _ = open_models(None, "http://127.0.0.1:8080", "m", None, compare=False)
+    models = open_models(None, "http://127.0.0.1:8080", "m", None, compare=False)
     assert models == ["model"]
     assert asked == [("http://127.0.0.1:8080", "m", "react")]

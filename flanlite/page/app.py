@@ -185,25 +185,20 @@ class Page:
 
     def _shown(self, chat: Chat, current: Sequence[Exchange], event: Event | None = None) -> Update:
         """The chats with the exchanges being worked on, after an event."""
-        on = self._widgets
-        threads = [(*thread, exchange) for thread, exchange in zip(chat.threads, current, strict=True)]
-        update: Update = {
-            widget: render.transcript(thread, name)
-            for widget, thread, name in zip(on.transcripts, threads, self._names, strict=True)
-        }
+        update = self._transcripts([(*thread, now) for thread, now in zip(chat.threads, current, strict=True)])
         if isinstance(event, Asked):
-            update[on.seen] = render.prompts(current[-1])
+            update[self._widgets.seen] = render.prompts(current[-1])
         return update
+
+    def _transcripts(self, threads: Sequence[Sequence[Exchange]]) -> Update:
+        shown = zip(self._widgets.transcripts, threads, self._names, strict=True)
+        return {widget: render.transcript(thread, name) for widget, thread, name in shown}
 
     def _settled(self, chat: Chat, session: str | None) -> Update:
         """The page with a chat that nobody is working on."""
         on, thread = self._widgets, chat.threads[-1]
-        update: Update = {
-            widget: render.transcript(thread, name)
-            for widget, thread, name in zip(on.transcripts, chat.threads, self._names, strict=True)
-        }
         return (
-            update
+            self._transcripts(chat.threads)
             | self._busy(False, is_empty=not thread)
             | {
                 self._chat: chat,
