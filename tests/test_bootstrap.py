@@ -46,6 +46,23 @@ def test_the_order_of_cases_makes_no_difference_and_bounds_are_around_the_mean(v
     assert found.low - 1e-9 <= found.mean <= found.high + 1e-9
 
 
+def test_a_share_of_none_is_not_sure_to_be_none() -> None:
+    found = mean_interval(numbered([0.0] * 240), 1, limits=(0, 1))
+    # The exact bound: so rare that 240 cases miss it with a probability of 2.5%.
+    assert (found.mean, found.low) == (0, 0)
+    assert (1 - found.high) ** 240 == pytest.approx(0.025)
+    assert mean_interval(numbered([1.0] * 240), 1, limits=(0, 1)).low == pytest.approx(1 - found.high)
+
+
+def test_cases_that_all_stay_as_they_were_leave_room_for_change_both_ways() -> None:
+    same = numbered([0.0, 1.0] * 50)
+    found = difference_interval(same, same, 1, limits=(-1, 1))
+    assert (found.mean, found.n) == (0, 100)
+    assert found.high == -found.low == pytest.approx(0.036, abs=1e-3)
+    all_better = difference_interval(numbered([0.0] * 100), numbered([1.0] * 100), 1, limits=(-1, 1))
+    assert (all_better.low, all_better.high) == (pytest.approx(1 - 2 * found.high), 1)
+
+
 def test_one_case_has_no_width() -> None:
     assert mean_interval({"a": 0.5}, seed=1) == (0.5, 0.5, 0.5, 1)
 

@@ -103,12 +103,12 @@ def _row(before: Measure | None, after: Measure, seed: int) -> Row:
 
 def _interval(before: Measure | None, after: Measure, seed: int) -> Interval | None:
     if before is None:
-        return mean_interval(after.items, seed) if after.items else None
+        return mean_interval(after.items, seed, (0, 1) if after.is_share else None) if after.items else None
     common = before.items.keys() & after.items.keys()
     if not common:
         return None
     earlier, later = ({identity: each.items[identity] for identity in common} for each in (before, after))
-    return difference_interval(earlier, later, seed)
+    return difference_interval(earlier, later, seed, (-1, 1) if after.is_share else None)
 
 
 def sections(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:

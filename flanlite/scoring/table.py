@@ -114,9 +114,10 @@ def _change(value: float, row: Row) -> str:
 def _explanations(rows: Sequence[Row], before_name: str | None) -> Iterator[str]:
     """What the table's words and marks mean, as far as they stand in it."""
     if before_name is None:
-        yield "Intervals are bootstrap ones of the mean over the cases."
+        yield "Intervals are bootstrap ones of the mean over the cases, and exact ones where all cases agree."
     else:
         yield "Changes of shares are in percentage points, with the interval of a paired bootstrap."
+        yield "Where all cases agree, which a bootstrap takes for certain, the interval is the exact one."
     verdicts = {row.verdict for row in rows}
     if "unclear" in verdicts:
         yield "unclear: the interval holds 0."
