@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai_server import BREAK_OFF, SILENCE, Reply, Server, call_piece, delta, says, serve
 
-from flanlite import endpoint
 from flanlite.agent.model import ChatStyle, Sampling
 from flanlite.conversation import Conversation, Tool, ToolCall, Turn
-from flanlite.endpoint import Endpoint, as_messages
+from flanlite.endpoint import Endpoint, reply
+from flanlite.endpoint.messages import as_messages
 from flanlite.errors import FlanliteError
 from flanlite.prompt.replies import parse_reply
 from flanlite.prompt.toolcalls import json_calls, offer_tools
@@ -455,7 +455,7 @@ def test_a_connection_that_breaks_in_mid_stream_is_told(server: Server) -> None:
 
 
 def test_a_server_that_falls_silent_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "SILENCE_S", 0.2)
+    monkeypatch.setattr(reply, "SILENCE_S", 0.2)
     server.replies = [Reply([delta(content="It "), SILENCE])]
     assert error_of(lambda: ask(server)).message == f"The server at {server.url} did not answer in time."
 
