@@ -95,20 +95,25 @@ class Shape:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Shape | None:
-        """The shape a config.json declares; None for an architecture whose parameters are not counted here."""
+        """The shape a config.json declares; None for an architecture whose parameters are not counted here.
+
+        Raises ValueError or TypeError where its numbers are none.
+        """
         model_type = config.get("model_type")
         known = model_type in ("llama", "mistral", "qwen2", "qwen3", "internlm")
-        is_whole = all(key in config for key in ("num_attention_heads", "hidden_size", "num_hidden_layers"))
+        is_whole = all(config.get(key) for key in SIZES)
         if not known or not is_whole or any(config.get(key) for key in ("attention_bias", "mlp_bias", "bias")):
             return None
-        heads = int(config["num_attention_heads"])
+        layers, hidden, intermediate, heads, vocab = (int(config[key]) for key in SIZES)
+        if min(layers, hidden, intermediate, heads, vocab) < 1:
+            raise ValueError("a size is below 1")
         return cls(
-            layers=int(config["num_hidden_layers"]),
-            hidden=int(config["hidden_size"]),
-            intermediate=int(config["intermediate_size"]),
+            layers=layers,
+            hidden=hidden,
+            intermediate=intermediate,
             heads=heads,
             kv_heads=int(config.get("num_key_value_heads") or heads),
-            vocab=int(config["vocab_size"]),
+            vocab=vocab,
             tied=bool(config.get("tie_word_embeddings", False)),
             head_dim=int(config.get("head_dim") or 0),
             qkv_bias=model_type == "qwen2",
@@ -168,13 +173,19 @@ class Base:
         return self.known_shape.bytes_4bit
 
     def with_config(self, config: dict[str, Any]) -> Base:
-        """This base with what its config.json says filled in; what the table says stays."""
-        context_length = self.context_length or config.get("max_position_embeddings")
-        return replace(
-            self,
-            shape=self.shape or Shape.from_config(config),
-            context_length=context_length,
-        )
+        """This base with what its config.json says filled in; what the table says stays.
+
+        Raises FlanliteError where it says nothing that can be read.
+        """
+        try:
+            if not isinstance(config, dict):
+                raise TypeError("it holds no keys")
+            context_length = self.context_length or int(config.get("max_position_embeddings") or 0) or None
+            return replace(self, shape=self.shape or Shape.from_config(config), context_length=context_length)
+        except (TypeError, ValueError) as error:
+            raise FlanliteError(
+                f"The config.json of {self.name} describes no model: {error}.", "Copy or download it again."
+            ) from error
 
 
 LLAMA2_7B = Shape(32, 4096, 11008, 32, 32, 32000)
@@ -281,6 +292,9 @@ BASES: dict[str, Base] = {
     **{base.name: base for base in _TABLE},
 }
 
+SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+"""What a config.json has to tell before its model's parameters can be counted."""
+
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -327,8 +341,9 @@ def _from_folder(base: Base) -> Base:
         raise FlanliteError(f"{base.folder} holds no config.json.", hint) from None
     except ValueError as error:
         raise FlanliteError(f"{base.folder / 'config.json'} is not JSON: {error}.", "Copy the folder again.") from error
+    known = base.with_config(config)
     pickled = config.get("model_type") == "internlm" and not list(base.folder.glob("model*.safetensors"))
-    return replace(base.with_config(config), weights="bin" if pickled else "safetensors")
+    return replace(known, weights="bin" if pickled else "safetensors")
 
 
 def _unknown(name: str) -> FlanliteError:

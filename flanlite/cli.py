@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from flanlite import __version__
 from flanlite.corpus.flan.settings import BuildSettings
 from flanlite.errors import FlanliteError
-from flanlite.recipe import load_recipe, meaning
+from flanlite.recipe import Recipe, load_recipe, meaning, recipe_for
+
+if TYPE_CHECKING:
+    from flanlite.run import Run
 
 app = typer.Typer(
     help="Turn a chat model into an agent that calls tools and does not invent them, on the one card you have.",
@@ -75,6 +78,10 @@ def _setting(key: str, *names: str) -> Any:
 
 Base = Annotated[str | None, _setting("base", "--base")]
 Subset = Annotated[list[str] | None, _setting("subset", "--subset")]
+General = Annotated[str | None, _setting("general", "--general")]
+Settings = Annotated[
+    list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="a recipe's name or file, and settings")
+]
 Onto = Literal["base", "dequantised"]
 Half = Literal["bfloat16", "float16"]
 ChatStyle = Literal["react", "json", "openai"]
@@ -91,6 +98,15 @@ Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an e
 
 def _given(**options: Any) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
+
+
+def _asked_for(words: list[str] | None, options: dict[str, Any], run: Run | None = None) -> tuple[Recipe, str]:
+    """The recipe of a command's words and options, and its name in words; what they leave open is as in the run."""
+    source = next((word for word in words or () if "=" not in word), None)
+    pairs = [word for word in words or () if word != source]
+    if run is None:
+        return recipe_for(source, pairs, options)
+    return load_recipe(source, pairs, options, run.recipe.with_open_setup()), f"The recipe of {run.folder}"
 
 
 @app.callback()
@@ -123,6 +139,7 @@ def convert(
     options = _given(
         base=base, data=sources, subset=subset, form=form, template=template, tool_style=tool_style,
         max_tokens=max_tokens, overlong=overlong,
+        batch_tokens=max_tokens,  # no step is made here that could be too short for a row
     )  # fmt: skip
     made = convert_for(load_recipe(None, settings=options), out)
     console.print(account_table(made.report["sources"]))
@@ -219,13 +236,11 @@ def inspect(
 
 @app.command()
 def tune(
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="a recipe's name or file, and settings"),
-    ] = None,
+    settings: Settings = None,
     base: Base = None,
     data: Annotated[list[str] | None, _setting("data", "--data")] = None,
     subset: Subset = None,
+    general: General = None,
     out: Annotated[Path | None, typer.Option("--out", help="run folder; left out: a new one in runs/")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out, or with the newest")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved recipe and stop")] = False,
@@ -234,24 +249,18 @@ def tune(
 ) -> None:
     """Tune a base model: a 4-bit base, LoRA on every linear layer, packed rows, validation and checkpoints.
 
-    Examples: `flanlite tune --base tiny` and `flanlite tune 12gb --data my_rows.jsonl epochs=2`
+    Examples: `flanlite tune --base tiny` and `flanlite tune --data my_rows.jsonl epochs=2`
     """
-    source = next((word for word in settings or () if "=" not in word), None)
-    pairs = [word for word in settings or () if word != source]
-    options = _given(base=base, data=data, subset=subset)
-    load_recipe(source, pairs, options)  # a mistake is told before anything heavy is imported
-
     from flanlite.run import open_run
-    from flanlite.terminal import say
-    from flanlite.tune import decide, recipe_for, show_finished
-    from flanlite.tune import tune as start
 
     run = open_run(out) if resume else None
-    if run is not None:
-        start_from = run.recipe.with_open_setup()
-        recipe, origin = load_recipe(source, pairs, options, start_from), f"The recipe of {run.folder}"
-    else:
-        recipe, origin = recipe_for(source, pairs, options)
+    # A mistake is told before anything heavy is imported.
+    recipe, origin = _asked_for(settings, _given(base=base, data=data, subset=subset, general=general), run)
+
+    from flanlite.terminal import say
+    from flanlite.tune import decide, show_finished
+    from flanlite.tune import tune as start
+
     if dry_run:
         typer.echo(f"# {origin}, resolved for this machine\n{decide(recipe).recipe.as_yaml()}", nl=False)
         return
@@ -262,33 +271,37 @@ def tune(
 
 @app.command()
 def plan(
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="a recipe's name or file, and settings"),
-    ] = None,
+    settings: Settings = None,
     base: Base = None,
     gpu: Annotated[str | None, typer.Option("--gpu", help="a card by name, such as rtx-4090; left out: yours")] = None,
     vram: Annotated[
         float | None, typer.Option("--vram", min=1, max=1000, help="GiB of memory that a tune may take")
     ] = None,
-    tokens: Annotated[int | None, typer.Option("--tokens", min=1, help="tokens to tell the time for")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", help="tell the time for these files, folders or hub names, which are converted for it"),
+    ] = None,
+    subset: Subset = None,
+    general: General = None,
+    tokens: Annotated[int | None, typer.Option("--tokens", min=1, help="tell the time for so many tokens")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print it for other programs")] = False,
     debug: Debug = False,
 ) -> None:
-    """Plan a tune: its memory by part, its layout, its speed and its download, before anything is fetched.
+    """Plan a tune: its memory by part, its layout, its speed and its download, before any weights are fetched.
 
-    Examples: `flanlite plan --base llama2-7b-chat` and `flanlite plan 12gb --gpu rtx-3060`
+    Examples: `flanlite plan --base llama2-7b-chat` and `flanlite plan --gpu rtx-3060 --data my_rows.jsonl`
     """
-    source = next((word for word in settings or () if "=" not in word), None)
-    pairs = [word for word in settings or () if word != source]
-    options = _given(base=base)
-    load_recipe(source, pairs, options)  # a mistake is told before anything heavy is imported
+    if data and tokens:
+        raise FlanliteError("--tokens is the number that --data finds out.", "Give one of them.")
+    recipe, origin = _asked_for(settings, _given(base=base, data=data, subset=subset, general=general))
 
     from flanlite import plan as stage
-    from flanlite.tune import recipe_for
 
-    recipe, origin = recipe_for(source, pairs, options, lambda asked: stage.machine_for(asked, gpu, vram)[0])
     made, base_model = stage.make_plan(recipe, gpu, vram)
+    if data:
+        from flanlite.tune import count_tokens
+
+        tokens = count_tokens(recipe, made)
     if as_json:
         typer.echo(stage.as_json(made, recipe, base_model, tokens))
     else:
@@ -298,20 +311,23 @@ def plan(
 @app.command()
 def bench(
     base: Annotated[str, typer.Option("--base", help="a base by name, or a folder's config.json")] = "llama2-7b-chat",
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=64, help=meaning("max_tokens"))] = 2048,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=64, help="length of a packed row, in tokens")] = 2048,
     vram: Annotated[
         float | None, typer.Option("--vram", min=1, help="GiB of the card, as if it were a smaller one")
     ] = None,
     variants: Annotated[
         str | None, typer.Option("--variants", help="some, such as flanlite,peft; left out: all that can run here")
     ] = None,
-    minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="the longest that a variant may take")] = 8,
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=0.01, help="the longest that one measurement may take")
+    ] = 8,
     data: Annotated[
         Path | None, typer.Option("--data", help="training set whose lengths to take; left out: public ones")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="folder of the results; what it holds is not done again")] = Path(
-        "bench"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="folder of the results; what it holds is not measured again; left out: in bench/"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print it for other programs")] = False,
     debug: Debug = False,
 ) -> None:
@@ -320,12 +336,16 @@ def bench(
     Examples: `flanlite bench --vram 24` and `flanlite bench --base tiny --max-tokens 512`
     """
     from flanlite import bench as stage
+    from flanlite.benchmark import table
 
-    options = stage.Options(base, max_tokens, vram, variants, minutes, data)
+    named = tuple(name.strip() for name in (variants or "").split(",") if name.strip())
+    batch_tokens = max(max_tokens, recipe_for(None, (), {"base": base})[0].batch_tokens)
+    order = stage.Order(base, max_tokens, batch_tokens, vram, named, 60 * minutes, data)
     if as_json:
-        typer.echo(stage.bench(options, out, lambda line: typer.echo(line, err=True)).as_json())
+        typer.echo(table.as_json(stage.bench(order, out, lambda line: typer.echo(line, err=True))))
     else:
-        stage.show(stage.bench(options, out), out)
+        results = stage.bench(order, out)
+        table.show(results, results.folder / stage.SPEEDS)
 
 
 @app.command()
@@ -520,7 +540,7 @@ def list_recipes(debug: Debug = False) -> None:
 def show_recipe(recipe: RecipeName, debug: Debug = False) -> None:
     """Print a shipped recipe.
 
-    Example: `flanlite recipes show 12gb`
+    Example: `flanlite recipes show agent-flan`
     """
     from flanlite.recipe import find_recipe
 
@@ -535,7 +555,7 @@ def copy_recipe(
 ) -> None:
     """Copy a shipped recipe, to be edited.
 
-    Example: `flanlite recipes copy 12gb mine.yaml`
+    Example: `flanlite recipes copy agent-flan mine.yaml`
     """
     from flanlite.recipe import find_recipe
     from flanlite.terminal import say

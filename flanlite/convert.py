@@ -44,10 +44,11 @@ def convert_for(recipe: Recipe, out: Path | None = None) -> TrainingSet:
     A set in the cache is taken as it is if data, tokenizer, template and settings are the same.
     """
     base = resolve(recipe.base)
+    recipe = recipe.with_plain_rows(base.context_length)
     tokenizer = Tokenizer.load(hub.model_dir(base, weights=False, say=say))
     sources = find_sources(recipe.data, recipe.subset, say=say)
     template = (base.template or "auto") if recipe.template == "base" else recipe.template
-    settings = Settings(template, recipe.tool_style, recipe.form, recipe.max_tokens, recipe.overlong)
+    settings = Settings(template, recipe.tool_style, recipe.form, recipe.row_tokens, recipe.overlong)
     if out is None:
         out = (
             hub.own_cache_dir() / "sets" / cache_key(sources, tokenizer, choose_template(template, tokenizer), settings)

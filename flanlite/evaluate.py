@@ -334,11 +334,11 @@ def _rows_that_fit(model: LocalModel, general: str) -> list[Tokens]:
 
 def _untaken_rows(opened: Opened) -> tuple[list[Tokens], str]:
     """Rows of the run's general chat that it did not take, or why there are none; data that is gone is fetched anew."""
-    from flanlite.tune import prepare
+    from flanlite.tune import gather
 
     assert opened.run is not None
     try:
-        mixture = prepare(opened.run.recipe, opened.run.record.get("budget_tokens")).mixture
+        mixture = gather(opened.run.recipe, opened.run.budget_tokens)
     except FlanliteError as error:
         return [], f"No perplexity, for the run's data cannot be had: {error.message}"
     if mixture.general is None or mixture.data_hash != opened.run.record["data_hash"]:

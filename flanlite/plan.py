@@ -11,20 +11,29 @@ from typing import Any
 from rich.table import Table
 
 from flanlite import hub
-from flanlite.bases import Base, Shape, resolve
-from flanlite.engine.device import Machine, check_cpu_size, choose_dtype, choose_machine, wanted_backend
+from flanlite.bases import Base, resolve
+from flanlite.engine.device import (
+    CPU_PARAMETERS,
+    Machine,
+    check_cpu_size,
+    choose_dtype,
+    choose_machine,
+    choose_optimizer,
+    wanted_backend,
+)
 from flanlite.errors import FlanliteError
 from flanlite.planning.attention import Attention, attention_here
 from flanlite.planning.cards import GIB, UNKNOWN, Card, card_like, find_card
-from flanlite.planning.choose import Plan, choose, least_bytes
+from flanlite.planning.choose import Plan, choose, least_bytes, row_lengths
 from flanlite.planning.memory import Workload, activation_parts
 from flanlite.planning.setup import Setup
 from flanlite.planning.speed import REACHED_SHARE
 from flanlite.recipe import Recipe, budget_seconds
 from flanlite.terminal import console, in_time, say
 
-DESKTOP_SHARE = 0.04
-"""Of the memory of a card that is only named, what its driver and a desktop are taken to hold."""
+DESKTOP_SHARE, DESKTOP_BYTES = 0.04, GIB
+"""Of the memory of a card that is only named, what its driver and a desktop are taken to hold; at most so many bytes,
+since a larger card has no more screens."""
 
 WITH_UNSLOTH = ("xformers",)
 """Of the packages that attention can run on, those that an installation of unsloth brings along."""
@@ -36,6 +45,9 @@ PLAIN_SETUP = Setup(micro_rows=1, kept_layers=0, offload=False)
 """The smallest layout without offload: where nothing is reckoned, this is where to start."""
 
 BAR_WIDTH = 80
+
+LEAST_SHOWN_BYTES = GIB // 200
+"""A smaller part would be a row of zeros."""
 
 GROUPS = {
     "weights": ("█", ("4-bit weights", "their quantisation constants", "embedding, head and norms")),
@@ -61,7 +73,7 @@ def machine_for(recipe: Recipe, gpu: str | None, vram_gib: float | None) -> tupl
         return here, card_of(here)
     card = UNKNOWN if gpu is None else find_card(gpu)
     total = card.memory_bytes if vram_gib is None else round(vram_gib * GIB)
-    free = round(total * (1 - DESKTOP_SHARE)) if vram_gib is None else total
+    free = total - min(round(DESKTOP_SHARE * total), DESKTOP_BYTES) if vram_gib is None else total
     card = replace(card, name=card.name if gpu is not None else f"a card with {vram_gib:g} GiB", memory_bytes=total)
     wanted = wanted_backend(recipe)
     backend = "unsloth" if wanted == "auto" else wanted
@@ -76,11 +88,21 @@ def make_plan(recipe: Recipe, gpu: str | None = None, vram_gib: float | None = N
     """
     machine, card = machine_for(recipe, gpu, vram_gib)
     if card is None:
-        raise FlanliteError("There is no card here to plan for.", "Name one: --gpu rtx-4090, or its memory: --vram 12.")
+        raise _no_card(recipe, machine)
     base = hub.described(resolve(recipe.base))
     check_context(recipe, base)
     assumed = () if gpu is None and vram_gib is None else WITH_UNSLOTH
-    return _plan(recipe, base.known_shape, machine, card, assumed), base
+    return _plan(recipe, base, machine, card, assumed), base
+
+
+def _no_card(recipe: Recipe, machine: Machine) -> FlanliteError:
+    hint = "Name one: --gpu rtx-4090, or its memory: --vram 12."
+    base = resolve(recipe.base)
+    if machine.unused_card:
+        hint += f"\n{machine.mend}"
+    elif base.shape is not None and base.parameters <= CPU_PARAMETERS:
+        hint += f"\n{base.name} needs none: flanlite tune --base {base.name}"
+    return FlanliteError(f"There is no card here to plan for. {machine.unused_card}".strip(), hint)
 
 
 def plan_here(recipe: Recipe, base: Base, machine: Machine) -> Plan | None:
@@ -89,7 +111,7 @@ def plan_here(recipe: Recipe, base: Base, machine: Machine) -> Plan | None:
     Raises FlanliteError where nothing fits.
     """
     card = card_of(machine)
-    return None if card is None or base.shape is None else _plan(recipe, base.shape, machine, card, ())
+    return None if card is None or base.shape is None else _plan(recipe, base, machine, card, ())
 
 
 def card_of(machine: Machine) -> Card | None:
@@ -99,16 +121,18 @@ def card_of(machine: Machine) -> Card | None:
     return card_like(machine.name, machine.memory_bytes, machine.capability)
 
 
-def _plan(recipe: Recipe, shape: Shape, machine: Machine, card: Card, assumed: Collection[str]) -> Plan:
+def _plan(recipe: Recipe, base: Base, machine: Machine, card: Card, assumed: Collection[str]) -> Plan:
     attention = attention_here(machine.backend, card.capability, assumed)
-    return choose(_workload(recipe, shape, machine, attention), recipe, card, machine.free_bytes)
+    lengths = row_lengths(recipe, base.context_length)
+    works = [_workload(recipe.with_rows_of(tokens), base, machine, attention) for tokens in lengths]
+    return choose(works, recipe, card, machine.free_bytes)
 
 
 def setup_without_plan(recipe: Recipe, base: Base, machine: Machine) -> Setup:
     """The layout on a CPU, or of a base whose shape is not known: what the recipe fixes, and else the plainest."""
     setup = PLAIN_SETUP
     if machine.kind == "cpu" and base.shape is not None:
-        work = _workload(recipe, base.shape, machine, "SDPA with a mask")
+        work = _workload(recipe.with_plain_rows(base.context_length), base, machine, "SDPA with a mask")
         all_kept = replace(setup, kept_layers=base.shape.layers)
         is_small = sum(activation_parts(work, all_kept).values()) <= CPU_ACTIVATION_BYTES
         setup = all_kept if is_small else setup
@@ -123,9 +147,10 @@ def fixed_by(recipe: Recipe, setup: Setup) -> Setup:
 
 def check_context(recipe: Recipe, base: Base) -> None:
     """Raises FlanliteError for rows that are longer than the base reads."""
-    if base.context_length and recipe.max_tokens > base.context_length:
+    if recipe.max_tokens != "auto" and base.context_length and recipe.max_tokens > base.context_length:
         raise FlanliteError(
-            f"max_tokens is {recipe.max_tokens:,}, and {base.name} reads {base.context_length:,} tokens.", "Lower it."
+            f"max_tokens is {recipe.max_tokens:,}, and {base.name} reads {base.context_length:,} tokens.",
+            "Lower it, or leave it out.",
         )
 
 
@@ -134,23 +159,28 @@ def check_without_card(recipe: Recipe, base: Base, parameters: int, machine: Mac
     needed = parameters
     if base.shape is not None:
         card = replace(machine, kind="cuda", backend="unsloth", dtype="bfloat16")
-        needed = least_bytes(_workload(recipe, base.shape, card, "torch varlen"))
+        shortest = recipe.with_rows_of(row_lengths(recipe, base.context_length)[-1])
+        needed = round(least_bytes(_workload(shortest, base, card, "torch varlen")) / (1 - DESKTOP_SHARE))
     check_cpu_size(machine, base.name, parameters, needed)
 
 
-def _workload(recipe: Recipe, shape: Shape, machine: Machine, attention: Attention) -> Workload:
-    optimizer = {"cuda": "adamw_8bit", "cpu": "adamw_torch"}[machine.kind]
+def _workload(recipe: Recipe, base: Base, machine: Machine, attention: Attention) -> Workload:
     return Workload(
-        shape=shape,
-        max_tokens=recipe.max_tokens,
+        shape=base.known_shape,
+        max_tokens=recipe.row_tokens,
         batch_rows=recipe.batch_rows,
         lora_r=recipe.lora_r,
         has_dropout=recipe.lora_dropout > 0,
         backend=machine.backend,
         dtype=machine.dtype,
-        optimizer=optimizer if recipe.optimizer == "auto" else recipe.optimizer,
+        optimizer=choose_optimizer(recipe.optimizer, has_card=machine.kind == "cuda"),
         attention=attention,
     )
+
+
+def budget_tokens(recipe: Recipe, tokens_per_s: float) -> float:
+    """Tokens of the data that the recipe's budget has time for; infinity where it takes all of them."""
+    return budget_seconds(recipe.chosen_budget) * tokens_per_s / recipe.epochs
 
 
 def plan_line(plan: Plan) -> str:
@@ -163,7 +193,7 @@ def plan_line(plan: Plan) -> str:
 
 def show(plan: Plan, recipe: Recipe, base: Base, origin: str, tokens: int | None) -> None:
     """Print a plan: the parts, a bar, the layout, the speed, and what has to be fetched."""
-    say(f"{origin}, {recipe.base} on {plan.card.name}. All figures are predictions.\n")
+    say(f"{recipe.base} on {plan.card.name}. {origin}; all figures are predictions.\n")
     console.print(_table(plan))
     say(f"\n{bar(plan)}\n{_legend()}\n")
     say(f"Chosen: {plan.layout}.")
@@ -174,8 +204,13 @@ def show(plan: Plan, recipe: Recipe, base: Base, origin: str, tokens: int | None
 
 
 def as_json(plan: Plan, recipe: Recipe, base: Base, tokens: int | None) -> str:
-    """The plan for other programs: sizes in bytes, all of it predicted; null where it is not known."""
+    """The plan for other programs: sizes in bytes, all of it predicted; null where it is not known.
+
+    `tokens` are those given, or else as many as the recipe's budget has time for.
+    """
     work, knows_speed = plan.work, plan.card.is_known
+    if tokens is None and knows_speed and math.isfinite(budget_tokens(recipe, plan.tokens_per_s)):
+        tokens = round(budget_tokens(recipe, plan.tokens_per_s))
     content: dict[str, Any] = {
         "base": recipe.base,
         "card": plan.card.name,
@@ -185,6 +220,7 @@ def as_json(plan: Plan, recipe: Recipe, base: Base, tokens: int | None) -> str:
         "parts": plan.parts,
         **asdict(plan.setup),
         "max_tokens": work.max_tokens,
+        "batch_tokens": recipe.batch_tokens,
         "batch_rows": work.batch_rows,
         "backend": work.backend,
         "dtype": work.dtype,
@@ -192,6 +228,7 @@ def as_json(plan: Plan, recipe: Recipe, base: Base, tokens: int | None) -> str:
         "attention": work.attention,
         "tokens_per_s": round(plan.tokens_per_s, 1) if knows_speed else None,
         "limit_tokens_per_s": round(plan.limit_tokens_per_s, 1) if knows_speed else None,
+        "tokens": tokens,
         "hours": round(tokens * recipe.epochs / plan.tokens_per_s / 3600, 3) if tokens and knows_speed else None,
         "download_bytes": 0 if base.folder else hub.expected_download(base, quantised=True).missing_bytes,
         "merged_bytes": base.known_shape.bytes_16bit,
@@ -205,7 +242,7 @@ def _table(plan: Plan) -> Table:
         column.justify = "right"
     peak = plan.peak_bytes
     for name, size in plan.parts.items():
-        if size:
+        if size >= LEAST_SHOWN_BYTES:
             table.add_row(name, f"{size / GIB:.2f}", f"{size / peak:.0%}")
     table.add_section()
     table.add_row("peak, predicted", f"{peak / GIB:.2f}", "")
@@ -236,16 +273,15 @@ def speed_lines(plan: Plan, recipe: Recipe, tokens: int | None) -> list[str]:
         f"About {rate:,.0f} tokens/s, predicted and not measured: {share} of the arithmetic limit is assumed, which "
         f"is {plan.limit_tokens_per_s:,.0f} tokens/s with this layout."
     ]
-    seconds = budget_seconds(recipe.chosen_budget)
+    affordable = budget_tokens(recipe, rate)
     if tokens is not None:
         lines.append(
             f"{tokens:,} tokens, epochs={recipe.epochs:g}, take about {in_time(tokens * recipe.epochs / rate)}."
         )
-    elif math.isfinite(seconds):
-        millions = rate * seconds / recipe.epochs / 1e6
-        lines.append(f"budget={recipe.chosen_budget} is time for about {millions:,.1f} million tokens.")
+    elif math.isfinite(affordable):
+        lines.append(f"budget={recipe.chosen_budget} is time for about {affordable / 1e6:,.1f} million tokens.")
     else:
-        lines.append("How long all of the data takes: --tokens with their number, which `flanlite convert` counts.")
+        lines.append("How long your data takes: name it with --data, or its size with --tokens.")
     return lines
 
 

@@ -19,6 +19,16 @@ from flanlite.errors import FlanliteError
 from flanlite.planning.setup import Setup
 
 Auto = Literal["auto"]
+Optimizer = Literal["adamw_8bit", "paged_adamw_8bit", "adamw_torch", "adamw_torch_fused"]
+
+MOST_TOKENS = 4096
+"""The longest row that is chosen for a card: hardly a conversation of Agent-FLAN is longer."""
+
+PLAIN_TOKENS = 2048
+"""The longest row that is chosen where no card's memory is reckoned with."""
+
+ALL_LAYERS = 999
+"""More layers than any model has."""
 
 
 def setting(default: Any, meaning: str) -> Any:
@@ -54,13 +64,19 @@ class Recipe:
     )
     tool_style: Literal["react", "json"] = setting("react", "how structured tools and calls are written out as text")
 
-    max_tokens: int = setting(2048, "longest conversation, and length of a packed row, in tokens")
+    max_tokens: int | Auto = setting(
+        "auto",
+        f"longest conversation, and length of a packed row, in tokens; auto: what the base reads, at most "
+        f"{MOST_TOKENS:,}, halved until a step fits the card; without a card at most {PLAIN_TOKENS:,}",
+    )
     overlong: Literal["turns", "drop", "error"] = setting(
         "turns", "longer ones: cut at a turn's end, drop the row, or stop with an error"
     )
     validation_share: float = setting(0.02, "share of the conversations held out for the validation loss")
     epochs: float = setting(1.0, "passes over the data; the paper makes one")
-    batch_rows: int = setting(8, "packed rows of max_tokens in one optimizer step")
+    batch_tokens: int = setting(
+        16_384, "tokens of packed rows in one optimizer step; the paper's 32 conversations are about as many"
+    )
     micro_rows: int | Auto = setting(
         "auto", "packed rows on the card at once, the rest of a step is accumulated; auto: as the plan finds fastest"
     )
@@ -76,13 +92,13 @@ class Recipe:
 
     lora_r: int = setting(16, "rank of the LoRA matrices on every linear layer")
     lora_alpha: int = setting(32, "scale of the LoRA matrices, divided by the rank")
-    lora_dropout: float = setting(0.0, "dropout in front of the LoRA matrices; 0 keeps the fused kernels")
+    lora_dropout: float = setting(0.0, "dropout in front of the LoRA matrices; 0: none")
     learning_rate: float = setting(2e-4, "peak learning rate")
     schedule: Literal["cosine", "linear", "constant"] = setting("cosine", "how the rate falls after the warm-up")
     warmup_share: float = setting(0.03, "share of the steps in which the rate rises")
     weight_decay: float = setting(0.0, "decay of the LoRA matrices")
     max_grad_norm: float = setting(1.0, "gradients longer than this are shortened to it")
-    optimizer: str = setting("auto", "auto: adamw_8bit on a card, adamw_torch on a CPU; or any name trl knows")
+    optimizer: Optimizer | Auto = setting("auto", "auto: adamw_8bit on a card, adamw_torch on a CPU")
 
     backend: Literal["auto", "unsloth", "peft"] = setting("auto", "auto: unsloth on a card that has it, else peft")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = setting(
@@ -101,6 +117,35 @@ class Recipe:
     def chosen_budget(self) -> str:
         """The budget, where it is auto by whose data it is."""
         return ("3h" if self.is_default_data else "full") if self.budget == "auto" else self.budget
+
+    @property
+    def chosen_general(self) -> str:
+        """The general chat, where it is auto by whose data it is mixed with."""
+        return ("sharegpt" if self.is_default_data else "none") if self.general == "auto" else self.general
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of a packed row. Raises ValueError where that is still left to the plan."""
+        if self.max_tokens == "auto":
+            raise ValueError("the recipe leaves the length of its rows to the plan, which has not been made")
+        return self.max_tokens
+
+    @property
+    def batch_rows(self) -> int:
+        """Packed rows in one optimizer step. Raises ValueError where their length is still left to the plan."""
+        return self.batch_tokens // self.row_tokens
+
+    def longest_row(self, context: int | None, most: int) -> int:
+        """Tokens of the longest row that the recipe allows, with a base that reads `context`, where that is known."""
+        return min(most, context or most, self.batch_tokens) if self.max_tokens == "auto" else self.max_tokens
+
+    def with_plain_rows(self, context: int | None) -> Recipe:
+        """The recipe with a length of rows, where it leaves it open: one that does not look at a card's memory."""
+        return self.with_rows_of(self.longest_row(context, PLAIN_TOKENS))
+
+    def with_rows_of(self, tokens: int) -> Recipe:
+        """The recipe with rows of this length. Raises FlanliteError where they do not fit its other settings."""
+        return _checked(dataclasses.replace(self, max_tokens=tokens), "The recipe")
 
     @property
     def setup(self) -> Setup:
@@ -174,6 +219,16 @@ def load_recipe(
     return recipe.with_settings(pairs | dict(settings or {}), "The command line")
 
 
+def recipe_for(
+    source: str | None, overrides: Iterable[str] = (), settings: Mapping[str, Any] | None = None
+) -> tuple[Recipe, str]:
+    """The recipe that is asked for as `load_recipe` takes it, and its name in words; tiny has one of its own."""
+    pairs = list(overrides)
+    if source is None and load_recipe(None, pairs, settings).base == "tiny":
+        source = "tiny"
+    return load_recipe(source, pairs, settings), f"Recipe {source}" if source else "The default settings"
+
+
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
     in_wheel, in_repository = Path(__file__).with_name("recipes"), Path(__file__).parents[1] / "recipes"
@@ -210,11 +265,19 @@ def _read(file: Path) -> Mapping[str, Any]:
 
 
 def _in_todays_words(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings of an older flanlite, whose gradient_checkpointing was all layers or none: none is what auto tries."""
-    if "gradient_checkpointing" not in content:
-        return content
-    rest = {key: value for key, value in content.items() if key != "gradient_checkpointing"}
-    return {"kept_layers": 0 if content["gradient_checkpointing"] else "auto", **rest}
+    """The settings, where an older flanlite wrote them: a step was told in rows, and layers were kept all or none.
+
+    Both come out as what they said, though another layout might be faster: whoever set them may have had a reason.
+    """
+    settings = dict(content)
+    if "gradient_checkpointing" in settings:
+        settings.setdefault("kept_layers", 0 if settings["gradient_checkpointing"] else ALL_LAYERS)
+        del settings["gradient_checkpointing"]
+    rows, tokens = settings.get("batch_rows"), settings.get("max_tokens", PLAIN_TOKENS)
+    if isinstance(rows, int) and isinstance(tokens, int):
+        settings.setdefault("batch_tokens", rows * tokens)
+        del settings["batch_rows"]
+    return settings
 
 
 def _coerced(key: str, value: Any, hint: Any, origin: str) -> Any:
@@ -253,7 +316,7 @@ _KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true 
 
 _AT_LEAST = {
     "max_tokens": 16,
-    "batch_rows": 1,
+    "batch_tokens": 16,
     "micro_rows": 1,
     "kept_layers": 0,
     "lora_r": 1,
@@ -282,14 +345,26 @@ def _checked(recipe: Recipe, origin: str) -> Recipe:
                 raise FlanliteError(f"{origin} sets {key} to {value}, which should be {words} {limit}.")
     if recipe.budget != "auto":
         budget_seconds(recipe.budget)
-    if recipe.micro_rows != "auto" and recipe.batch_rows % recipe.micro_rows:
-        raise FlanliteError(
-            f"{origin} asks for {recipe.batch_rows} rows a step in micro-steps of {recipe.micro_rows}.",
-            "batch_rows must be a multiple of micro_rows.",
-        )
+    if recipe.max_tokens != "auto":
+        _check_rows(recipe, origin)
     if (recipe.backend, recipe.dtype) == ("unsloth", "float32"):
         raise FlanliteError(f"{origin} asks unsloth for float32.", "Its kernels need 16 bits: take backend=peft.")
     return recipe
+
+
+def _check_rows(recipe: Recipe, origin: str) -> None:
+    """Raises FlanliteError where a step is less than a row, or no whole number of micro-steps."""
+    if recipe.row_tokens > recipe.batch_tokens:
+        raise FlanliteError(
+            f"{origin} asks for rows of {recipe.row_tokens:,} tokens, and for steps of {recipe.batch_tokens:,}.",
+            f"A step takes one row at the least: batch_tokens={recipe.row_tokens}, or a lower max_tokens.",
+        )
+    if recipe.micro_rows != "auto" and recipe.batch_rows % recipe.micro_rows:
+        raise FlanliteError(
+            f"{origin} asks for micro-steps of {recipe.micro_rows} rows, and a step of {recipe.batch_tokens:,} tokens "
+            f"has {recipe.batch_rows} rows of {recipe.row_tokens:,}.",
+            "Leave micro_rows to the plan, or take a number that divides them.",
+        )
 
 
 def budget_seconds(budget: str) -> float:

@@ -151,7 +151,8 @@ class Run:
         found = [
             f"{key}: {before[key]} -> {now[key]}"
             for key in before
-            if before[key] != now[key] and key not in FREE_ON_RESUME
+            # What an older flanlite left open is chosen by what is compared below.
+            if before[key] not in (now[key], "auto") and key not in FREE_ON_RESUME
         ]
         stored, current = self.record, dataclasses.asdict(origins)
         for key, words in _COMPARED_ORIGINS.items():

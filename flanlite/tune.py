@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table
@@ -18,10 +20,11 @@ from flanlite.bases import Base, resolve
 from flanlite.convert import convert_for
 from flanlite.corpus.mixture import Rows, mix, split
 from flanlite.engine.checkpoints import newest_checkpoint, read_setup
-from flanlite.engine.device import Machine, choose_machine
+from flanlite.engine.device import Machine, choose_machine, choose_optimizer
 from flanlite.engine.memory import is_out_of_memory
 from flanlite.errors import FlanliteError
 from flanlite.plan import (
+    budget_tokens,
     card_of,
     check_context,
     check_without_card,
@@ -37,7 +40,7 @@ from flanlite.planning.setup import Setup
 from flanlite.planning.speed import rough_tokens_per_s
 from flanlite.prompt.template import Template, choose_template, fingerprint
 from flanlite.prompt.tokenizer import Tokenizer
-from flanlite.recipe import Recipe, budget_seconds, load_recipe
+from flanlite.recipe import Recipe
 from flanlite.run import Origins, Run, SourceCount, create_run
 from flanlite.terminal import console, in_time, say, show_losses
 from flanlite.training_set import TrainingSet
@@ -49,34 +52,6 @@ MOST_VALIDATION_ROWS = 200
 """More would cost time and change the loss by less than its own noise."""
 
 ASK_ABOVE_HOURS = 12
-
-CARD_RECIPES = ((10, "8gb"), (14, "12gb"), (20, "16gb"))
-"""The most GiB of memory of a card for a shipped recipe; larger cards take 24gb."""
-
-
-def default_recipe(base: str, machine: Machine) -> str | None:
-    """The shipped recipe for a base on this machine: tiny has its own, the others go by the card's memory."""
-    if base == "tiny":
-        return "tiny"
-    if machine.kind == "cpu":
-        return None
-    gib = machine.memory_bytes / 2**30
-    name = next((name for limit, name in CARD_RECIPES if gib < limit), "24gb")
-    return "colab-t4" if name == "16gb" and machine.dtype == "float16" else name
-
-
-def recipe_for(
-    source: str | None,
-    pairs: Sequence[str],
-    options: Mapping[str, Any],
-    find_machine: Callable[[Recipe], Machine] = choose_machine,
-) -> tuple[Recipe, str]:
-    """The recipe that the command line names, or the shipped one that suits base and machine, and where it is from."""
-    if source is None:
-        asked = load_recipe(None, pairs, options)
-        source = default_recipe(asked.base, find_machine(asked))
-    origin = f"Recipe {source}" if source else "The default settings"
-    return load_recipe(source, pairs, options), origin
 
 
 @dataclass(frozen=True)
@@ -103,14 +78,16 @@ class Decision:
 def decide(recipe: Recipe, last: Setup | None = None) -> Decision:
     """Choose what the recipe leaves open: of the layout what a run stopped with, where that is known and still fits.
 
-    Raises FlanliteError where the base is too large for this machine, or the rows for the base.
+    Raises FlanliteError where base or optimizer are not for this machine, or the rows not for the base.
     """
     machine = choose_machine(recipe)
+    optimizer = choose_optimizer(recipe.optimizer, has_card=machine.kind == "cuda")
     base = hub.described(resolve(recipe.base))
     parameters = hub.parameters_of(base)
     check_context(recipe, base)
     check_without_card(recipe, base, parameters, machine)
     plan = plan_here(recipe, base, machine)
+    recipe = recipe.with_rows_of(plan.work.max_tokens) if plan else recipe.with_plain_rows(base.context_length)
     setup = plan.setup if plan else setup_without_plan(recipe, base, machine)
     if last is not None:
         wished = fixed_by(recipe, last)
@@ -119,8 +96,9 @@ def decide(recipe: Recipe, last: Setup | None = None) -> Decision:
     settled = dataclasses.replace(
         recipe.with_setup(setup),
         template=(base.template or "auto") if recipe.template == "base" else recipe.template,
-        general=("sharegpt" if recipe.is_default_data else "none") if recipe.general == "auto" else recipe.general,
+        general=recipe.chosen_general,
         budget=recipe.chosen_budget,
+        optimizer=optimizer,
         backend=machine.backend,
         dtype=machine.dtype,
     )
@@ -223,33 +201,50 @@ class Job:
         )
 
 
-def prepare(recipe: Recipe, budget_tokens: float | None = None, last: Setup | None = None) -> Job:
+def gather(recipe: Recipe, most_tokens: float) -> Mixture:
+    """The rows that a recipe with a length of rows trains on, within so many tokens; converted, where they are not yet.
+
+    Raises FlanliteError where there is nothing to train on.
+    """
+    agent = convert_for(recipe)
+    general = None
+    if recipe.chosen_general != "none" and recipe.general_share:
+        # Its form and subsets are its own.
+        general = convert_for(dataclasses.replace(recipe, data=(recipe.chosen_general,), subset=(), form="auto"))
+    chosen = mix(
+        _rows(agent), None if general is None else _rows(general), recipe.general_share, most_tokens, recipe.seed
+    )
+    return Mixture(agent, chosen[0], general, chosen[1])
+
+
+def count_tokens(recipe: Recipe, plan: Plan) -> int:
+    """Tokens that the recipe trains on by this plan, counted by converting the data; told in words on stderr."""
+    most_tokens = budget_tokens(recipe, plan.tokens_per_s) if plan.card.is_known else math.inf
+    # stdout belongs to the plan itself.
+    with contextlib.redirect_stdout(sys.stderr):
+        mixture = gather(recipe.with_rows_of(plan.work.max_tokens), most_tokens)
+        show_mixture(mixture)
+    return mixture.tokens
+
+
+def prepare(recipe: Recipe, most_tokens: float | None = None, last: Setup | None = None) -> Job:
     """Everything up to the weights: machine, base, data. Raises FlanliteError where the tune could not run.
 
     A resumed run gives the tokens it began with, since another card would get another number for the same hours.
     """
     decision = decide(recipe, last)
-    recipe = decision.recipe
+    recipe, rate = decision.recipe, decision.tokens_per_s
     say(decision.machine.line)
     if decision.plan is not None:
         say(plan_line(decision.plan))
-    agent = convert_for(recipe)
-    general = None
-    if recipe.general != "none" and recipe.general_share:
-        # Its form and subsets are its own.
-        general = convert_for(dataclasses.replace(recipe, data=(recipe.general,), subset=(), form="auto"))
-    tokenizer = agent.tokenizer
+    if most_tokens is None:
+        most_tokens = budget_tokens(recipe, rate)
+    mixture = gather(recipe, most_tokens)
+    tokenizer = mixture.agent.tokenizer
     template = choose_template(recipe.template, tokenizer)
     tokenizer.chat_template = template.chat_template
-    rate = decision.tokens_per_s
-    if budget_tokens is None:
-        budget_tokens = budget_seconds(recipe.budget) * rate / recipe.epochs
-    chosen = mix(
-        _rows(agent), None if general is None else _rows(general), recipe.general_share, budget_tokens, recipe.seed
-    )
-    mixture = Mixture(agent, chosen[0], general, chosen[1])
     hours = mixture.tokens * recipe.epochs / rate / 3600
-    return Job(decision, tokenizer, template, mixture, budget_tokens, hours)
+    return Job(decision, tokenizer, template, mixture, most_tokens, hours)
 
 
 def _rows(training_set: TrainingSet) -> Rows:
@@ -322,17 +317,22 @@ def _train(job: Job, run: Run, *, is_resumed: bool) -> None:
     )
 
 
-def announce(job: Job) -> None:
-    """Print the data, the time and the disk that the tune will take."""
+def show_mixture(mixture: Mixture) -> None:
+    """Print what is taken of each source, and what fell away on the way."""
     table = Table("source", "rows", "of", "tokens", "trained", box=None, header_style="bold", padding=(0, 1))
     for column in table.columns[1:]:
         column.justify = "right"
-    for count, available in job.mixture.sources:
+    for count, available in mixture.sources:
         numbers = (count.rows, available, count.tokens, count.trained_tokens)
         table.add_row(count.name, *(f"{number:,}" for number in numbers))
     console.print(table)
-    for training_set, _ in job.mixture.parts:
+    for training_set, _ in mixture.parts:
         show_losses(training_set.report["sources"], str(training_set.folder))
+
+
+def announce(job: Job) -> None:
+    """Print the data, the time and the disk that the tune will take."""
+    show_mixture(job.mixture)
     trained = sum(count.trained_tokens for count, _ in job.mixture.sources)
     rows = sum(count.rows for count, _ in job.mixture.sources)
     say(

@@ -11,7 +11,7 @@ from flanlite.prompt.agent_flan import END_OF_TURN
 TALK = {"How far?": "Nine miles.", "How old?": "Seven.", "Who?": "Ann and Bo.", "Where?": "By the sea."}
 SETTINGS = (
     "template=agent-flan", "general=none", "budget=full", "validation_share=0", "lora_dropout=0", "lora_r=32",
-    "max_tokens=128", "batch_rows=2", "micro_rows=2", "epochs=30", "learning_rate=5e-3",
+    "max_tokens=128", "batch_tokens=256", "micro_rows=2", "epochs=30", "learning_rate=5e-3",
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
-"""A whole small tune in a process of its own: `python small_tune.py BASE RUN [--resume] [--cap=BYTES] [key=value ...]`.
+"""A whole small tune in a process of its own: `python small_tune.py BASE RUN [--resume] [--cap=...] [key=value ...]`.
 
-With a cap the process may have so many bytes of the card, as if it were a smaller one.
+With `--cap=BYTES` the process may have so many bytes of the card, as if it were a smaller one; with `--cap=BYTES@STEP`
+from the end of that step on.
 """
 
 import os
@@ -12,6 +13,7 @@ import torch
 from random_llama import dataset, make_rows
 from rich.console import Console
 
+from flanlite.engine import train as training
 from flanlite.engine.checkpoints import newest_checkpoint, read_setup
 from flanlite.engine.device import choose_machine
 from flanlite.engine.load import load_model
@@ -23,7 +25,7 @@ from flanlite.run import Origins, Run, SourceCount
 
 SETTINGS = (
     "max_tokens=128",
-    "batch_rows=4",
+    "batch_tokens=512",
     "micro_rows=2",
     "epochs=3",
     "learning_rate=5e-3",
@@ -54,7 +56,15 @@ def origins(recipe: Recipe, data_hash: str = "rows-0") -> Origins:
     )
 
 
-def tune(base: Path, run: Run, *overrides: str, is_resumed: bool = False, console: Console | None = None) -> Result:
+def tune(
+    base: Path,
+    run: Run,
+    *overrides: str,
+    is_resumed: bool = False,
+    console: Console | None = None,
+    rows: list[dict[str, list[int]]] | None = None,
+) -> Result:
+    """Tune on rows, or on 60 small ones."""
     recipe = small_recipe(base, *overrides)
     if is_resumed:
         checkpoint = newest_checkpoint(run.checkpoints_dir)
@@ -67,7 +77,7 @@ def tune(base: Path, run: Run, *overrides: str, is_resumed: bool = False, consol
     model = load_model(base, recipe, machine)
     return train(
         model,
-        dataset(make_rows(60)),
+        dataset(rows or make_rows(60)),
         dataset(make_rows(6, seed=1)),
         recipe,
         run,
@@ -84,11 +94,38 @@ def stir(model: Any) -> None:
     generator = torch.Generator().manual_seed(7)
     for name, parameter in sorted(model.named_parameters()):
         if "lora_B" in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
     return {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+
+
+def cap(n_bytes: int) -> None:
+    """Let this process have so many bytes of the card, and give back what it holds unused."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(n_bytes / total)
+    torch.cuda.empty_cache()
+
+
+def cap_after(step: int, n_bytes: int) -> None:
+    """Let the next training's card become smaller at the end of a step."""
+    build = training.build_trainer
+
+    def building(*arguments: Any) -> Any:
+        # Not before: unsloth, which is loaded with the model, replaces what this binds.
+        from transformers import TrainerCallback
+
+        class Capping(TrainerCallback):
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                if state.global_step == step:
+                    cap(n_bytes)
+
+        trainer = build(*arguments)
+        trainer.add_callback(Capping())
+        return trainer
+
+    training.build_trainer = building
 
 
 def main(*arguments: str) -> None:
@@ -97,8 +134,11 @@ def main(*arguments: str) -> None:
     settings = [setting for setting in rest if not setting.startswith("--")]
     for option in rest:
         if option.startswith("--cap="):
-            total = torch.cuda.get_device_properties(0).total_memory
-            torch.cuda.set_per_process_memory_fraction(int(option.removeprefix("--cap=")) / total)
+            n_bytes, _, step = option.removeprefix("--cap=").partition("@")
+            if step:
+                cap_after(int(step), int(n_bytes))
+            else:
+                cap(int(n_bytes))
     try:
         tune(Path(base), Run(Path(folder)), *settings, is_resumed="--resume" in rest)
     except FlanliteError as error:  # as the command line does

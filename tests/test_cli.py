@@ -13,6 +13,7 @@ import pytest
 import typer
 from small_tokenizer import byte_level_folder
 
+from flanlite.bases import SIZES
 from flanlite.cli import app
 
 COMMANDS = typer.main.get_command(app)
@@ -101,6 +102,10 @@ MISTAKES = {
     "no run to merge": (["merge", "--out", "merged"], "There is no run in runs yet."),
     "no run to resume": (["tune", "--resume"], "There is no run in runs yet."),
     "an unknown recipe": (["recipes", "show", "13gb"], "There is no recipe '13gb'."),
+    "no card to plan for": (["plan", "--base", "tiny"], "There is no card here to plan for."),
+    "an unknown card": (["plan", "--gpu", "4091"], "There is no card '4091' in the table."),
+    "data counted twice": (["plan", "--data", "x.jsonl", "--tokens", "9"], "--tokens is the number that --data finds"),
+    "a broken config": (["plan", "--base", "./broken", "--gpu", "t4"], "describes no model: a size is below 1."),
     "an unknown base": (["convert", "empty.jsonl", "--out", "set", "--base", "lama2-7b-chat"], "lama2-7b-chat"),
 }
 
@@ -110,6 +115,10 @@ def test_each_mistake_ends_in_a_sentence_and_exit_code_1(name, tmp_path, monkeyp
     (tmp_path / "broken.jsonl").write_text("{oops")
     (tmp_path / "broken.json").write_text("[oops")
     (tmp_path / "empty.jsonl").write_text("\n\n")
+    sizes = dict.fromkeys(SIZES, -1)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text(json.dumps({"model_type": "llama", **sizes}))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.chdir(tmp_path)
     arguments, sentence = MISTAKES[name]
     if arguments[0] == "convert" and "--base" not in arguments:
@@ -126,7 +135,7 @@ def test_convert_then_inspect_shows_what_was_made(tmp_path, base):
     rows.write_text(
         json.dumps({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]})
     )
-    made = flanlite("convert", rows, "--base", base, "--out", tmp_path / "set")
+    made = flanlite("convert", rows, "--base", base, "--out", tmp_path / "set", "--max-tokens", "30000")
     assert made.returncode == 0, made.stderr
     assert re.search(r"rows\s+1\s+1\s+0\s+0", made.stdout)
     shown = flanlite("inspect", tmp_path / "set", "--row", "0")
@@ -155,7 +164,7 @@ def test_a_large_base_without_a_card_is_refused_with_what_it_needs(tmp_path, mon
 
 def test_a_recipe_is_copied_once(tmp_path):
     file = tmp_path / "mine.yaml"
-    assert flanlite("recipes", "copy", "12gb", file).returncode == 0
+    assert flanlite("recipes", "copy", "agent-flan", file).returncode == 0
     file.write_text("epochs: 7\n")
-    assert "is there already" in flanlite("recipes", "copy", "12gb", file).stderr
+    assert "is there already" in flanlite("recipes", "copy", "agent-flan", file).stderr
     assert file.read_text() == "epochs: 7\n"

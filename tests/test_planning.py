@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,12 +22,12 @@ from flanlite.errors import FlanliteError
 from flanlite.plan import make_plan
 from flanlite.planning.attention import attention_kernel
 from flanlite.planning.cards import CARDS, GIB, card_like, find_card, option
-from flanlite.planning.choose import Plan, choose, divisors, least_bytes
+from flanlite.planning.choose import Plan, choose, divisors, least_bytes, row_lengths
 from flanlite.planning.memory import Workload, layer_bytes, memory_parts, peak_bytes
 from flanlite.planning.setup import Setup, in_words, ladder, largest_part
 from flanlite.planning.speed import flop_per_token, limit_tokens_per_s, predicted_tokens_per_s
 from flanlite.recipe import Recipe, load_recipe
-from flanlite.tune import decide, default_recipe
+from flanlite.tune import decide
 
 LLAMA2_7B = BASES["llama2-7b-chat"].known_shape
 SHAPES = [base.shape for base in BASES.values() if base.shape]
@@ -101,8 +104,8 @@ def test_the_largest_part_divides_whatever_the_rows_divide(rows: int) -> None:
 
 
 def test_a_layer_of_llama2_7b_saves_what_was_counted_in_unsloth() -> None:
-    assert layer_bytes(SEVEN, 1) == 109_704
-    assert layer_bytes(replace(SEVEN, attention="SDPA by document"), 1) == 117_896
+    assert layer_bytes(replace(SEVEN, attention="flash-attn"), 1) == 109_704
+    assert layer_bytes(SEVEN, 1) == layer_bytes(replace(SEVEN, attention="SDPA by document"), 1) == 117_896
 
 
 def test_a_layer_of_llama2_7b_saves_half_as_much_again_in_peft() -> None:
@@ -152,8 +155,22 @@ def test_keeping_layers_and_larger_micro_steps_are_never_predicted_slower(data: 
         assert predicted_tokens_per_s(work, replace(setup, kept_layers=setup.kept_layers + 1), card) > rate
 
 
+@given(st.data())
+def test_offloading_takes_time_for_each_layer_that_is_recomputed(data: st.DataObject) -> None:
+    work, card = replace(data.draw(workloads), backend="unsloth"), find_card("rtx-3060")
+    setup = replace(data.draw(setups(work)), offload=False)
+    rates = [predicted_tokens_per_s(work, replace(setup, offload=offload), card) for offload in (False, True)]
+    recomputed = work.shape.layers - setup.kept_layers
+    moved = 4 * work.shape.hidden * recomputed
+    assert 1 / rates[1] - 1 / rates[0] == pytest.approx(moved / 12e9, abs=1e-12)
+
+
 def chosen(free_gib: float, *settings: str, work: Workload = SEVEN) -> Plan:
-    return choose(work, load_recipe(None, settings), find_card("rtx-3060"), round(free_gib * GIB))
+    """The plan for rows of one length, or where the recipe sets max_tokens for those."""
+    recipe = load_recipe(None, settings)
+    if recipe.max_tokens != "auto":
+        work = replace(work, max_tokens=recipe.row_tokens, batch_rows=recipe.batch_rows)
+    return choose([work], recipe, find_card("rtx-3060"), round(free_gib * GIB))
 
 
 @pytest.mark.parametrize("free_gib", [6.5, 7, 8, 10, 12, 16, 24, 48, 140])
@@ -175,44 +192,119 @@ def test_what_the_recipe_fixes_is_kept_and_the_rest_chosen() -> None:
 
 
 def test_where_nothing_fits_the_error_says_what_would() -> None:
-    with pytest.raises(FlanliteError, match=r"needs 6\.3 GiB at the least, and RTX 3060 has 6\.0 GiB for it") as caught:
+    with pytest.raises(FlanliteError, match=r"needs 6\.3 GiB at the least, and RTX 3060 has 6\.0 GiB for it"):
         chosen(6)
-    assert caught.value.hint == "max_tokens=1024 or --base qwen3-4b-instruct would fit."
-    with pytest.raises(FlanliteError) as caught:
-        chosen(8, "kept_layers=32")
-    assert "left to the plan" in caught.value.hint
-    with pytest.raises(FlanliteError) as caught:
-        chosen(0.5)
-    assert caught.value.hint == "It takes a card with more memory."
 
 
 @pytest.mark.parametrize(
-    ("name", "card"),
+    ("free_gib", "settings", "hint"),
     [
-        ("8gb", "rtx-3070"), ("8gb", "rtx-4060"), ("12gb", "rtx-3060"), ("16gb", "rtx-4080"), ("24gb", "rtx-3090"),
-        ("24gb", "rtx-4090"), ("24gb", "h200"), ("colab-t4", "t4"),
+        (6, ["max_tokens=2048"], "max_tokens=1024 or --base qwen3-4b-instruct would fit."),
+        # Of rows that the plan may choose, the shortest have been tried.
+        (5, [], "--base qwen3-4b-instruct would fit."),
+        (8, ["kept_layers=32"], "It fits if kept_layers is left to the plan."),
+        (8, ["kept_layers=0", "micro_rows=8"], "It fits if micro_rows is left to the plan."),
+        (8, ["kept_layers=32", "micro_rows=8"], "It fits if micro_rows, kept_layers are left to the plan."),
+        (4, ["max_tokens=1024"], "--base qwen2.5-1.5b-instruct would fit."),
+        (4, ["kept_layers=28", "max_tokens=1024"], "--base llama3.2-1b-instruct would fit."),
+        (0.5, ["max_tokens=2048"], "It takes a card with more memory."),
     ],
-)  # fmt: skip
-def test_every_shipped_recipe_fits_its_cards_and_is_taken_for_them(name: str, card: str) -> None:
-    recipe = load_recipe(name)
-    machine, _ = stage.machine_for(recipe, card, None)
-    assert default_recipe("llama2-7b-chat", machine) == name
-    plan, _ = stage.make_plan(recipe, card)
-    assert plan.peak_bytes <= machine.free_bytes
+)
+def test_the_hint_names_what_fits_with_all_else_as_the_recipe_has_it(
+    free_gib: float, settings: list[str], hint: str
+) -> None:
+    with pytest.raises(FlanliteError) as caught:
+        chosen(free_gib, *settings)
+    assert caught.value.hint == hint
+
+
+SEVEN_ON_CARDS = {
+    "rtx-3070": 2048, "rtx-4060": 2048, "rtx-3060": 4096, "t4": 4096, "rtx-3090": 4096,
+    "rtx-4090": 4096, "h200": 4096,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("card", "tokens"), SEVEN_ON_CARDS.items())
+def test_rows_are_as_long_as_the_card_has_room_for(card: str, tokens: int) -> None:
+    plan, _ = make_plan(load_recipe("agent-flan"), card)
+    assert plan.work.max_tokens == tokens
+    assert plan.work.max_tokens * plan.work.batch_rows == Recipe().batch_tokens
+    assert plan.peak_bytes <= plan.free_bytes
     assert not plan.setup.offload
-    assert recipe.with_setup(plan.setup).setup == plan.setup
+    assert Recipe().with_rows_of(tokens).with_setup(plan.setup).setup == plan.setup
 
 
-@pytest.mark.parametrize("name", ["rtx-4090", "RTX 4090", "4090", "NVIDIA GeForce RTX 4090", "rtx4090"])
-def test_a_card_is_found_however_it_is_spelt(name: str) -> None:
-    assert find_card(name).name == "RTX 4090"
+def test_offloading_comes_in_only_where_not_even_the_shortest_rows_fit_without() -> None:
+    shortest = smallest("llama2-7b-chat", 1024)
+    for spare_gib, offload in ((0.01, False), (-0.01, True)):
+        plan, _ = make_plan(load_recipe(None, []), vram_gib=shortest + spare_gib)
+        assert plan.setup.offload == offload
+        assert plan.work.max_tokens >= 1024
+    enough = smallest("llama2-7b-chat", 2048, offload=True) + 0.01
+    assert make_plan(load_recipe(None, ["offload=true"]), vram_gib=enough)[0].work.max_tokens == 2048
+
+
+@pytest.mark.parametrize(
+    ("settings", "context", "lengths"),
+    [
+        ([], None, [4096, 2048, 1024]),
+        ([], 131_072, [4096, 2048, 1024]),
+        ([], 2048, [2048, 1024]),
+        ([], 512, [512]),
+        (["batch_tokens=3000"], 4096, [3000, 1500]),
+        (["max_tokens=300"], 4096, [300]),
+        (["micro_rows=8"], 4096, [2048, 1024]),
+        (["micro_rows=5"], 4096, [4096]),
+    ],
+)
+def test_rows_are_halved_down_to_the_length_of_most_conversations(
+    settings: list[str], context: int | None, lengths: list[int]
+) -> None:
+    assert row_lengths(load_recipe(None, settings), context) == lengths
+
+
+def test_unsloth_offloads_nothing_in_short_rows() -> None:
+    short = replace(SEVEN, max_tokens=511)
+    assert not chosen(24, "offload=true", work=short).setup.offload
+    assert chosen(24, "offload=true", work=replace(short, max_tokens=512)).setup.offload
+    assert chosen(24, "offload=true", work=replace(short, backend="peft")).setup.offload
+    assert least_bytes(short) == peak_bytes(short, Setup(1, 0, offload=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((name, "RTX 4090") for name in ("rtx-4090", "RTX 4090", "4090", "NVIDIA GeForce RTX 4090", "rtx4090")),
+        *((name, "RTX 4090 D") for name in ("rtx-4090-d", "RTX 4090D")),
+        ("rtx-3060-12gb", "RTX 3060"),
+        ("rtx-3060-8gb", "RTX 3060 8GB"),
+        ("RTX 3080 10GB", "RTX 3080"),
+        ("rtx 4060 ti 8gb", "RTX 4060 Ti"),
+        ("rtx 4060 ti 16 GB", "RTX 4060 Ti 16GB"),
+        ("RTX 3050 6GB", "RTX 3050 6GB"),
+        ("a100-40gb", "A100"),
+        ("A100 80 GiB", "A100 80GB"),
+        ("t4 16gb", "T4"),
+    ],
+)
+def test_a_card_is_found_however_it_is_spelt(name: str, expected: str) -> None:
+    assert find_card(name).name == expected
 
 
 def test_every_card_is_found_by_its_option_and_an_unknown_one_names_the_nearest() -> None:
     assert [find_card(option(card)) for card in CARDS] == list(CARDS)
     with pytest.raises(FlanliteError, match="no card '4091'") as caught:
         find_card("4091")
-    assert caught.value.hint.startswith("Did you mean rtx-4090?")
+    assert caught.value.hint.startswith("The nearest by name: rtx-4090, rtx-4090-d, ")
+    assert caught.value.hint.endswith("For any other card, give its memory: --vram 12.")
+
+
+@pytest.mark.parametrize("name", ["rtx 5090 d", "rtx-4090-laptop", "a10g", "rtx 4090 48gb", "12gb", "a card"])
+def test_no_card_is_taken_for_another(name: str) -> None:
+    with pytest.raises(FlanliteError, match="There is no card") as caught:
+        find_card(name)
+    assert ("--vram 48" in caught.value.hint) == ("48gb" in name)
+    assert caught.value.hint.count("-") < 12
 
 
 @pytest.mark.parametrize(
@@ -220,6 +312,11 @@ def test_every_card_is_found_by_its_option_and_an_unknown_one_names_the_nearest(
     [
         ("NVIDIA GeForce RTX 4060 Ti", 15.6, 44.1),
         ("NVIDIA GeForce RTX 4060", 7.8, 30.2),
+        ("NVIDIA GeForce RTX 3080", 9.8, 59.5),
+        ("NVIDIA GeForce RTX 3080", 11.8, 61.3),
+        ("NVIDIA GeForce RTX 3050", 5.8, 13.5),
+        ("NVIDIA GeForce RTX 4090 D", 23.6, 147.1),
+        ("NVIDIA GeForce RTX 5090 D", 31.8, 40),
         ("Tesla T4", 14.6, 65),
         ("NVIDIA A10", 22, 125),
         ("NVIDIA A100-SXM4-80GB", 79.2, 312),
@@ -280,6 +377,13 @@ def test_without_card_or_shape_there_is_a_layout_and_no_plan() -> None:
     assert stage.setup_without_plan(Recipe(micro_rows=4), unknown, a_card(22)) == Setup(4, 0, offload=False)
 
 
+def test_a_desktop_takes_no_more_of_a_large_card() -> None:
+    small, large = (stage.machine_for(Recipe(), name, None)[0] for name in ("rtx-3060", "h200"))
+    assert small.memory_bytes - small.free_bytes == round(0.04 * small.memory_bytes)
+    assert large.memory_bytes - large.free_bytes == GIB
+    assert stage.machine_for(Recipe(), "h200", 20)[0].free_bytes == 20 * GIB
+
+
 def test_other_processes_the_desktop_and_a_cap_count_as_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
@@ -304,10 +408,11 @@ def test_the_bar_is_80_columns_and_never_more_full_than_the_card(free_gib: float
     assert bar[0] == "█"
 
 
-def flanlite(*arguments: str) -> subprocess.CompletedProcess[str]:
+def flanlite(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     # A socket would be a request: with a base of the table there is none.
     code = "import socket; socket.socket.connect = None; from flanlite.cli import main; main()"
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | environment)
 
 
 def test_the_command_plans_for_a_named_card_without_a_request() -> None:
@@ -317,6 +422,33 @@ def test_the_command_plans_for_a_named_card_without_a_request() -> None:
     assert plan["peak_bytes"] == sum(plan["parts"].values()) <= plan["free_bytes"]
     assert plan["attention"] in ("flash-attn", "torch varlen", "xformers")
     assert plan["hours"] == pytest.approx(1e6 / plan["tokens_per_s"] / 3600, rel=0.01)
+    assert (plan["max_tokens"], plan["batch_tokens"], plan["batch_rows"]) == (4096, 16_384, 4)
+    assert plan["optimizer"] == "adamw_8bit"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hours"),
+    [(["--gpu", "t4"], 3.0), (["--gpu", "t4", "budget=90m", "epochs=2"], 1.5), (["agent-flan", "--gpu", "t4"], None)],
+)
+def test_a_budget_tells_the_tokens_that_it_has_time_for(arguments: list[str], hours: float | None) -> None:
+    plan = json.loads(flanlite("plan", *arguments, "--json").stdout)
+    assert plan["hours"] == hours
+    epochs = 2 if "epochs=2" in arguments else 1
+    expected = None if hours is None else pytest.approx(hours * 3600 * plan["tokens_per_s"] / epochs, rel=0.001)
+    assert plan["tokens"] == expected
+
+
+def test_the_tokens_of_data_are_counted_as_a_tune_would_convert_and_mix_them(tmp_path: Path) -> None:
+    for name, count in (("mine", 3), ("chat", 40)):
+        turns = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "Yes, it is."}]
+        (tmp_path / f"{name}.jsonl").write_text(f"{json.dumps({'messages': turns})}\n" * count)
+    cache = {"FLANLITE_CACHE": str(tmp_path / "cache")}
+    asked = ["plan", "--base", "tiny", "--gpu", "t4", "--data", str(tmp_path / "mine.jsonl"), "--json"]
+    alone = json.loads(flanlite(*asked, **cache).stdout)
+    mixed = flanlite(*asked, "--general", str(tmp_path / "chat.jsonl"), **cache)
+    # As many trained tokens of the other, which are as long.
+    assert json.loads(mixed.stdout)["tokens"] == 2 * alone["tokens"] > 0
+    assert re.search(r"chat +3 +40 ", mixed.stderr)
 
 
 def test_the_command_shows_a_table_a_bar_and_sentences() -> None:
@@ -372,7 +504,7 @@ def on_a_card(free_gib: float, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_resume_keeps_the_layout_it_stopped_with_though_more_would_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_card(11.5, monkeypatch)
-    recipe, last = load_recipe("12gb"), Setup(1, 4, False)
+    recipe, last = Recipe(), Setup(1, 4, False)
     assert decide(recipe).recipe.kept_layers > 4
     decision = decide(recipe.with_open_setup(), last)
     assert decision.recipe.setup == last
@@ -382,7 +514,7 @@ def test_a_resume_keeps_the_layout_it_stopped_with_though_more_would_fit(monkeyp
 
 def test_a_resume_where_less_memory_is_free_is_planned_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_card(11.5, monkeypatch)
-    before = decide(load_recipe("12gb")).recipe
+    before = decide(Recipe()).recipe
     on_a_card(9.5, monkeypatch)
     after = decide(before.with_open_setup(), before.setup).recipe
     assert 0 < after.kept_layers < before.kept_layers
@@ -390,13 +522,42 @@ def test_a_resume_where_less_memory_is_free_is_planned_anew(monkeypatch: pytest.
 
 def test_what_a_resume_is_told_counts_more_than_what_it_stopped_with(monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_card(11.5, monkeypatch)
-    recipe = load_recipe(None, ["kept_layers=2"], None, load_recipe("12gb").with_open_setup())
+    recipe = load_recipe(None, ["kept_layers=2"], None, Recipe().with_open_setup())
     assert decide(recipe, Setup(1, 4, True)).recipe.setup == Setup(1, 2, True)
+
+
+def test_a_resume_keeps_the_length_of_its_rows_on_any_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_card(11.5, monkeypatch)
+    before = decide(Recipe()).recipe
+    assert before.max_tokens == 4096
+    on_a_card(7, monkeypatch)
+    assert decide(Recipe()).recipe.max_tokens == 2048
+    assert decide(before.with_open_setup()).recipe.max_tokens == 4096
+
+
+def test_rows_are_no_longer_than_the_base_reads_and_shorter_without_a_card() -> None:
+    tiny = load_recipe(None, ["base=tiny"])
+    assert decide(tiny).recipe.max_tokens == make_plan(tiny, "t4")[0].work.max_tokens == 1024
+    assert decide(load_recipe(None, ["base=qwen2.5-0.5b-instruct"])).recipe.max_tokens == 2048
+
+
+def test_a_run_keeps_the_optimizer_that_was_chosen_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert decide(load_recipe("tiny")).recipe.optimizer == "adamw_torch"
+    on_a_card(11.5, monkeypatch)
+    decision = decide(Recipe())
+    assert decision.plan is not None
+    assert decision.recipe.optimizer == decision.plan.work.optimizer == "adamw_8bit"
+    assert decide(Recipe(optimizer="adamw_torch_fused")).recipe.optimizer == "adamw_torch_fused"
+
+
+def test_a_paged_optimizer_without_a_card_is_refused_before_anything_is_fetched() -> None:
+    with pytest.raises(FlanliteError, match="optimizer=paged_adamw_8bit moves its states off a card"):
+        decide(load_recipe("tiny", ["optimizer=paged_adamw_8bit"]))
 
 
 def test_rows_longer_than_the_base_reads_are_refused() -> None:
     with pytest.raises(FlanliteError, match="reads 4,096 tokens"):
-        make_plan(load_recipe(None, ["max_tokens=32768"]), gpu="h200")
+        make_plan(load_recipe(None, ["max_tokens=8192"]), gpu="h200")
 
 
 def test_float32_is_never_planned_for_unsloth() -> None:
@@ -412,5 +573,5 @@ def test_a_part_or_a_slower_kin_of_a_card_is_not_taken_for_it(name: str) -> None
 
 
 def test_settings_that_fit_each_other_may_come_in_any_order() -> None:
-    pairs = ["micro_rows=3", "batch_rows=6"]
+    pairs = ["micro_rows=3", "batch_tokens=6144", "max_tokens=1024"]
     assert load_recipe(None, pairs) == load_recipe(None, pairs[::-1])

@@ -109,13 +109,20 @@ def test_a_resume_compares_settings_data_template_and_machine(tmp_path: Path) ->
     run = begun(tmp_path / "run")
     assert run.check_resumable(Recipe(save_minutes=3.0, report_to="wandb"), ORIGINS) == []
     other = Origins(**{**vars(ORIGINS), "template_hash": "t1", "dtype": "float16", "machine": "another card"})
-    assert run.differences(Recipe(max_tokens=512), other) == [
-        "max_tokens: 2048 -> 512",
+    assert run.differences(Recipe(batch_tokens=512), other) == [
+        "batch_tokens: 16384 -> 512",
         "template (hash): t0 -> t1",
         "compute type: float32 -> float16",
     ]
-    with pytest.raises(FlanliteError, match="max_tokens: 2048 -> 512"):
-        run.check_resumable(Recipe(max_tokens=512), ORIGINS)
+    with pytest.raises(FlanliteError, match="batch_tokens: 16384 -> 512"):
+        run.check_resumable(Recipe(batch_tokens=512), ORIGINS)
+
+
+def test_what_a_run_left_open_is_no_difference(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run")
+    assert run.differences(Recipe(optimizer="adamw_torch"), ORIGINS) == []
+    run.begin(Recipe(optimizer="adamw_torch"), ORIGINS)
+    assert run.differences(Recipe(optimizer="adamw_8bit"), ORIGINS) == ["optimizer: adamw_torch -> adamw_8bit"]
 
 
 def test_other_package_versions_are_worth_a_warning_only(tmp_path: Path) -> None:

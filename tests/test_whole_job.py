@@ -55,7 +55,7 @@ def tuned(place, llama2_shaped, shared_data) -> Path:
         "general=none",
         "budget=full",
         "max_tokens=512",
-        "batch_rows=2",
+        "batch_tokens=1024",
         "learning_rate=1e-2",
     )
     flanlite(place, "tune", "--base", llama2_shaped, "--data", "rows.jsonl", "--out", "runs/mine", *settings)

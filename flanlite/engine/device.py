@@ -18,7 +18,7 @@ import torch
 
 from flanlite.errors import FlanliteError
 from flanlite.planning.memory import CUDA_CONTEXT_BYTES
-from flanlite.recipe import Recipe
+from flanlite.recipe import Auto, Optimizer, Recipe
 
 Kind = Literal["cuda", "cpu"]
 Backend = Literal["unsloth", "peft"]
@@ -141,6 +141,15 @@ def choose_dtype(
         )
     if wanted == "float16" and capability is None:
         raise FlanliteError("dtype=float16 needs a card: its loss scaling has no CPU counterpart.", "Leave it out.")
+    return wanted
+
+
+def choose_optimizer(wanted: Optimizer | Auto, *, has_card: bool) -> Optimizer:
+    """The optimizer: on a card one whose states take a byte each. Raises FlanliteError for one that a CPU lacks."""
+    if wanted == "auto":
+        return "adamw_8bit" if has_card else "adamw_torch"
+    if wanted == "paged_adamw_8bit" and not has_card:
+        raise FlanliteError(f"optimizer={wanted} moves its states off a card, and there is none.", "Leave it out.")
     return wanted
 
 

@@ -3,7 +3,8 @@
 Where the numbers come from: NVIDIA's architecture whitepapers (Turing, GA102, Ada, RTX Blackwell) for GeForce, whose
 tensor cores add in 32 bits at half the rate of adding in 16, and the data sheets of the T4, V100, A10, L4, L40S, A100,
 H100, H200 and of the RTX A series, which have no such brake. Where a sheet gives only the rate with sparsity, half of
-it stands here. All are limits on paper; no card has been measured.
+it stands here; the RTX 3050 6GB and 4090 D go by their cores and clock. All are limits on paper; no card has been
+measured.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ CARDS = (
     *_cards(
         (8, 6),
         ("RTX 3050", 8, 18.2, 224),
+        ("RTX 3050 6GB", 6, 13.5, 168),
         ("RTX 3060", 12, 25.5, 360),
+        ("RTX 3060 8GB", 8, 25.5, 240),
         ("RTX 3060 Ti", 8, 32.4, 448),
         ("RTX 3070", 8, 40.6, 448),
         ("RTX 3070 Ti", 8, 43.5, 608),
@@ -78,6 +81,7 @@ CARDS = (
         ("RTX 4080", 16, 97.5, 717),
         ("RTX 4080 Super", 16, 104.4, 736),
         ("RTX 4090", 24, 165.2, 1008),
+        ("RTX 4090 D", 24, 147.1, 1008),
         ("L4", 22, 121, 300),
         ("L40S", 44.4, 362, 864),
     ),
@@ -97,32 +101,40 @@ CARDS = (
 )
 """Desktop and data-centre cards. GiB as the driver tells them, which with error correction is less than on the box."""
 
-PARTS_AND_KIN = ("laptop", "max", "mig", "nvl")
+PARTS_AND_KIN = frozenset({"d", "grid", "laptop", "max", "mig", "mobile", "nvl"})
 """Words in the names of cards that are slower, or only a part, of what they are named after."""
+
+BOX_SHARE = 0.9
+"""A driver tells at least so much of the memory that the box promises."""
 
 UNKNOWN = Card("a card", 0, 40.0, 400.0, (8, 0), is_known=False)
 """What is assumed of a card that is not in the table."""
 
 
 def find_card(name: str) -> Card:
-    """The card of that name, however it is spelt: rtx-4090, RTX 4090, 4090. Raises FlanliteError naming the nearest."""
+    """The card of that name, however it is spelt: rtx-4090, RTX 4090, 4090, RTX 3080 10GB, a100-40gb.
+
+    Raises FlanliteError naming the nearest.
+    """
     by_key = {_key(card.name): card for card in CARDS}
-    key = _key(name)
-    if key in by_key:
-        return by_key[key]
-    near = get_close_matches(key, by_key, n=1)
-    guess = f"Did you mean {option(by_key[near[0]])}? " if near else ""
-    names = ", ".join(map(option, CARDS))
+    if _key(name) in by_key:
+        return by_key[_key(name)]
+    model, gib = _model_and_gib(name)
+    for card in CARDS:
+        if _key(_model(card)) == _key(model) and BOX_SHARE * gib <= card.memory_bytes / GIB <= gib:
+            return card
+    nearest = [option(by_key[near]) for near in get_close_matches(_key(model), by_key, n=3, cutoff=0.5)]
+    guess = f"The nearest by name: {', '.join(nearest)}. " if nearest else ""
     raise FlanliteError(
-        f"There is no card {name!r} in the table.", f"{guess}Give its memory: --vram 12. The names are: {names}."
+        f"There is no card {name!r} in the table.", f"{guess}For any other card, give its memory: --vram {gib or 12}."
     )
 
 
 def card_like(name: str, memory_bytes: int, capability: tuple[int, int]) -> Card:
     """The card that its driver calls `name`, with its own memory; the speed of one not in the table is a guess."""
     said = _words(name)
-    is_whole = not any(mark in said.split() for mark in PARTS_AND_KIN)
-    fitting = [card for card in CARDS if is_whole and f" {_model(card)} " in f" {said} "]
+    kin = PARTS_AND_KIN & set(said.split())
+    fitting = [card for card in CARDS if f" {_model(card)} " in f" {said} " and kin <= set(_model(card).split())]
     best = max(fitting, key=lambda card: (len(_model(card)), -abs(card.memory_bytes - memory_bytes)), default=UNKNOWN)
     return replace(best, name=name, memory_bytes=memory_bytes, capability=capability)
 
@@ -138,7 +150,14 @@ def _words(name: str) -> str:
 
 def _model(card: Card) -> str:
     """The words of its name without the size of its memory, which drivers tell by other means."""
-    return re.sub(r" \d+gb$", "", _words(card.name))
+    return _model_and_gib(card.name)[0]
+
+
+def _model_and_gib(name: str) -> tuple[str, int]:
+    """The words of a card's name without the size of its memory, and that size; 0 where it is not said."""
+    words = _words(name)
+    size = re.search(r"(?:^| )(\d+) ?gi?b$", words)
+    return (words[: size.start()], int(size[1])) if size else (words, 0)
 
 
 def _key(name: str) -> str:

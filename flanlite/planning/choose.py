@@ -1,10 +1,12 @@
-"""The fastest layout of a step that fits the card, by prediction; or what would fit instead."""
+"""The longest rows and the fastest layout of a step that fit the card, by prediction; or what would fit instead."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from typing import Any
 
 from flanlite.bases import BASES
 from flanlite.errors import FlanliteError
@@ -12,10 +14,13 @@ from flanlite.planning.cards import GIB, Card
 from flanlite.planning.memory import Workload, memory_parts, peak_bytes
 from flanlite.planning.setup import Setup, in_words
 from flanlite.planning.speed import limit_tokens_per_s, predicted_tokens_per_s
-from flanlite.recipe import Recipe
+from flanlite.recipe import MOST_TOKENS, Recipe
 
-LEAST_TOKENS = 256
-"""Shorter rows would cut most conversations, so they are not proposed."""
+LEAST_TOKENS = 1024
+"""Shorter rows would cut most conversations, so they are neither chosen nor proposed."""
+
+UNSLOTH_OFFLOADS_FROM = 512
+"""With shorter rows unsloth leaves the inputs of the recomputed layers on the card, whatever it is told."""
 
 
 @dataclass(frozen=True)
@@ -56,29 +61,45 @@ class Plan:
         return in_words(self.setup, self.work.shape.layers, self.work.max_tokens, self.work.batch_rows)
 
 
-def choose(work: Workload, recipe: Recipe, card: Card, free_bytes: int) -> Plan:
-    """The plan with the most predicted tokens a second that fits into `free_bytes`, within what the recipe fixes.
+def row_lengths(recipe: Recipe, context: int | None) -> list[int]:
+    """Tokens that a row may have, longest first; `context` is what the base reads, where that is known.
 
-    Raises FlanliteError where nothing fits, with what would.
+    Of those that the recipe leaves open, only lengths whose rows its micro_rows divides, where there are any.
     """
-    for offload in [False, True] if recipe.offload == "auto" else [recipe.offload]:
-        fitting = [
-            Plan(work, setup, card, free_bytes)
-            for setup in _setups(work, recipe, offload=offload)
-            if peak_bytes(work, setup) <= free_bytes
-        ]
-        if fitting:
-            return max(fitting, key=lambda plan: plan.tokens_per_s)
-    raise _too_large(work, recipe, card, free_bytes)
+    lengths = [recipe.longest_row(context, MOST_TOKENS)]
+    while recipe.max_tokens == "auto" and lengths[-1] // 2 >= LEAST_TOKENS:
+        lengths.append(lengths[-1] // 2)
+    micro_rows = 1 if recipe.micro_rows == "auto" else recipe.micro_rows
+    return [tokens for tokens in lengths if recipe.batch_tokens // tokens % micro_rows == 0] or lengths[:1]
 
 
-def _setups(work: Workload, recipe: Recipe, *, offload: bool) -> Iterator[Setup]:
+def choose(works: Sequence[Workload], recipe: Recipe, card: Card, free_bytes: int) -> Plan:
+    """The plan with the most predicted tokens a second, within what the recipe fixes, for the first work that fits.
+
+    `works` differ in the length of their rows, the best first. Offloading is the last resort: beside a layout that
+    does without, its gain is within the error of these predictions. Raises FlanliteError where nothing fits, with what
+    would.
+    """
+    for offload in (False, True):
+        for work in works:
+            fitting = [
+                Plan(work, setup, card, free_bytes)
+                for setup in _setups(work, recipe)
+                if setup.offload == offload and peak_bytes(work, setup) <= free_bytes
+            ]
+            if fitting:
+                return max(fitting, key=lambda plan: plan.tokens_per_s)
+    raise _too_large(works[-1], recipe, card, free_bytes)
+
+
+def _setups(work: Workload, recipe: Recipe) -> Iterator[Setup]:
     layers = work.shape.layers
-    rows = [recipe.micro_rows] if recipe.micro_rows != "auto" else divisors(work.batch_rows)
+    rows = divisors(work.batch_rows) if recipe.micro_rows == "auto" else [recipe.micro_rows]
     kept = range(layers + 1) if recipe.kept_layers == "auto" else [min(recipe.kept_layers, layers)]
-    for micro_rows in rows:
-        for kept_layers in kept:
-            yield Setup(micro_rows, kept_layers, offload)
+    offloads = [False, True] if recipe.offload == "auto" else [recipe.offload]
+    if work.backend == "unsloth" and work.max_tokens < UNSLOTH_OFFLOADS_FROM:
+        offloads = [False]
+    return (Setup(*values) for values in product(rows, kept, offloads))
 
 
 def divisors(rows: int) -> list[int]:
@@ -88,31 +109,42 @@ def divisors(rows: int) -> list[int]:
 
 def least_bytes(work: Workload, recipe: Recipe | None = None) -> int:
     """Bytes of the smallest layout, within what a recipe fixes: less memory than that is never enough."""
-    recipe = recipe or Recipe()
-    offloads = [True] if recipe.offload == "auto" else [recipe.offload]
-    return min(peak_bytes(work, setup) for offload in offloads for setup in _setups(work, recipe, offload=offload))
+    return min(peak_bytes(work, setup) for setup in _setups(work, recipe or Recipe()))
 
 
 def _too_large(work: Workload, recipe: Recipe, card: Card, free_bytes: int) -> FlanliteError:
-    """What is missing, and what would fit: a layout that the plan chooses, shorter rows, another base."""
+    """What is missing even for the shortest rows, and what would fit."""
     needed, free = math.ceil(least_bytes(work, recipe) / GIB * 10) / 10, math.floor(free_bytes / GIB * 10) / 10
-    sentence = (
+    return FlanliteError(
         f"{recipe.base} with rows of {work.max_tokens:,} tokens needs {needed:.1f} GiB at the least, "
-        f"and {card.name} has {free:.1f} GiB for it."
+        f"and {card.name} has {free:.1f} GiB for it.",
+        _what_fits(work, recipe, free_bytes),
     )
-    if least_bytes(work) <= free_bytes:
-        return FlanliteError(sentence, "It fits if micro_rows, kept_layers and offload are left to the plan.")
-    shorter = [replace(work, max_tokens=tokens) for tokens in _halves(work.max_tokens)]
-    smaller = [base for base in BASES.values() if base.shape is not None and base.parameters < work.shape.parameters]
-    fits = [f"max_tokens={other.max_tokens}" for other in shorter if least_bytes(other) <= free_bytes][:1]
-    for base in sorted(smaller, key=lambda base: -base.parameters):
-        if least_bytes(replace(work, shape=base.known_shape)) <= free_bytes:
-            fits.append(f"--base {base.name}")
-            break
-    return FlanliteError(sentence, f"{' or '.join(fits)} would fit." if fits else "It takes a card with more memory.")
 
 
-def _halves(tokens: int) -> Iterator[int]:
-    while tokens // 2 >= LEAST_TOKENS:
-        tokens //= 2
-        yield tokens
+def _what_fits(work: Workload, recipe: Recipe, free_bytes: int) -> str:
+    """A layout that the plan chooses; else, within what the recipe fixes of it, shorter rows or another base."""
+    fixed = [field.name for field in fields(Setup) if getattr(recipe, field.name) != "auto"]
+    for names in [*([name] for name in fixed), fixed]:
+        opened: dict[str, Any] = dict.fromkeys(names, "auto")
+        if names and least_bytes(work, replace(recipe, **opened)) <= free_bytes:
+            return f"It fits if {', '.join(names)} {'is' if len(names) == 1 else 'are'} left to the plan."
+    fitting = [*_shorter_rows(work, recipe, free_bytes), *_smaller_base(work, recipe, free_bytes)]
+    return f"{' or '.join(fitting)} would fit." if fitting else "It takes a card with more memory."
+
+
+def _shorter_rows(work: Workload, recipe: Recipe, free_bytes: int) -> list[str]:
+    """The setting of the longest shorter rows that fit, if any do; where the plan chooses, it has tried them all."""
+    if recipe.max_tokens == "auto":
+        return []
+    lengths = row_lengths(replace(recipe, max_tokens="auto"), work.max_tokens)
+    works = [replace(work, max_tokens=tokens, batch_rows=recipe.batch_tokens // tokens) for tokens in lengths]
+    return [f"max_tokens={other.max_tokens}" for other in works if least_bytes(other, recipe) <= free_bytes][:1]
+
+
+def _smaller_base(work: Workload, recipe: Recipe, free_bytes: int) -> list[str]:
+    """The option that names the largest smaller base which fits, if one does."""
+    smaller = [base for base in BASES.values() if base.shape and base.parameters < work.shape.parameters]
+    smaller.sort(key=lambda base: -base.parameters)
+    works = {base.name: replace(work, shape=base.known_shape) for base in smaller}
+    return [f"--base {name}" for name, other in works.items() if least_bytes(other, recipe) <= free_bytes][:1]

@@ -17,6 +17,10 @@ REACHED_SHARE = {"unsloth": 0.5, "peft": 0.35}
 UNPACKING_BYTES = 4.5
 """Moved to unpack a weight and use it once: half a byte read, 16 bits written, 16 bits read."""
 
+HOST_GB_PER_S = 12
+"""Moved between a card and the computer's memory: PCIe 3.0 with 16 lanes, 4.0 with 8. Assumed, as is that arithmetic
+hides none of it."""
+
 CPU_TFLOPS = 0.06
 FLOP_PER_PARAMETER = 6.25
 """Per token and parameter: forward, recomputed forward and the backward to the adapters, 2 each, and attention."""
@@ -45,11 +49,18 @@ def limit_tokens_per_s(work: Workload, setup: Setup, card: Card) -> float:
 
 
 def predicted_tokens_per_s(work: Workload, setup: Setup, card: Card) -> float:
-    """Tokens a second at the assumed share of the limit, with the unpacking of the weights in each micro-step."""
+    """Tokens a second at the assumed share of the limit, with the time to unpack weights and to offload inputs."""
     passes = 2 + _recomputed_share(work, setup)
     unpacking_s = passes * UNPACKING_BYTES * work.shape.linear_parameters / (card.gb_per_s * 1e9)
     per_token_s = 1 / (REACHED_SHARE[work.backend] * limit_tokens_per_s(work, setup, card))
-    return 1 / (per_token_s + unpacking_s / (setup.micro_rows * work.max_tokens))
+    return 1 / (per_token_s + _offload_s_per_token(work, setup) + unpacking_s / (setup.micro_rows * work.max_tokens))
+
+
+def _offload_s_per_token(work: Workload, setup: Setup) -> float:
+    """Seconds in which the inputs of the recomputed layers go to the computer's memory and come back."""
+    recomputed = work.shape.layers - setup.kept_layers
+    moved = 2 * work.compute_bytes * work.shape.hidden * recomputed if setup.offload else 0
+    return moved / (HOST_GB_PER_S * 1e9)
 
 
 def rough_tokens_per_s(parameters: int, backend: str, card: Card | None) -> float:
