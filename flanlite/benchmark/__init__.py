@@ -1,1 +1,1 @@
-"""What `flanlite bench` compares, how a variant is measured in a process of its own, and how the results are shown."""
+"""What `flanlite bench` compares: variants of a training, each measured in a process of its own."""

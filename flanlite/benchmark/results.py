@@ -1,155 +1,152 @@
-"""The results of a benchmark: one entry a variant and setting, kept in results.json from the moment it is measured."""
+"""What has been measured so far: results.json, written as each measurement ends, so that a benchmark can go on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flanlite.errors import FlanliteError
-from flanlite.run import write_text
+from flanlite.run import write_json
 
-MEASURED, OUT_OF_MEMORY, TOO_LONG, FAILED = "measured", "out of memory", "took too long", "failed"
+LOSS_TOLERANCE = 0.005
+"""Losses of the same conversations that are further apart, in nats, are told: the kernels round, but no more."""
 
-FILE = "results.json"
+Outcome = Literal["measured", "out of memory", "out of time", "failed"]
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a child process is to measure; sizes in tokens, GiB and seconds.
+class Measured:
+    """Figures of one training: of each timed step its seconds and its tokens, and of the whole its memory.
 
-    `lengths_file` holds the turns that rows are drawn with; `stop_after_s` is when it leaves further steps out.
+    Padding is in no count of tokens. `first_loss` is the mean over the trained tokens of the first conversations, the
+    same in all variants, before the first update, in nats. Bytes are the peaks of torch's allocator on the card, None
+    without one.
     """
 
-    variant: str
-    rows_at_once: int
-    base_dir: str
-    scratch_dir: str
-    lengths_file: str
-    max_tokens: int
-    vram_gib: float | None
-    warmup_steps: int
-    timed_steps: int
-    stop_after_s: float
-    seed: int
+    seconds: Sequence[float]
+    tokens: Sequence[int]
+    trained_tokens: Sequence[int]
+    padding_share: float
+    first_loss: float
+    allocated_bytes: int | None
+    reserved_bytes: int | None
+    settings: Mapping[str, Any]
+
+    @property
+    def tokens_per_s(self) -> float:
+        return sum(self.tokens) / sum(self.seconds)
+
+    @property
+    def trained_tokens_per_s(self) -> float:
+        return sum(self.trained_tokens) / sum(self.seconds)
+
+    @property
+    def seconds_a_step(self) -> float:
+        return sum(self.seconds) / len(self.seconds)
+
+    @property
+    def spread(self) -> float | None:
+        """The standard error of the trained tokens a second, as a share of them; None for a single step.
+
+        Of a ratio of sums: what the steps are off it, in tokens.
+        """
+        steps, rate = len(self.seconds), self.trained_tokens_per_s
+        if steps < 2:
+            return None
+        off = [tokens - rate * seconds for tokens, seconds in zip(self.trained_tokens, self.seconds, strict=True)]
+        return math.sqrt(sum(each**2 for each in off) * steps / (steps - 1)) / sum(self.trained_tokens)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What came of a variant. All but `outcome` and `detail` is of measured ones alone.
+    """How the measurement of a variant with one micro-batch ended; `note` says why it was not measured, or not well."""
 
-    `seconds`, `tokens` and `trained_tokens` are those of the timed steps, padding not counted. `first_loss` is the mean
-    over the trained tokens of the first conversations before any step, in nats. The peaks are the card's over the
-    training's steps, in bytes; without a card `reserved_bytes` is the most memory of the process and `allocated_bytes`
-    None. `limit_share` is the share of the card's arithmetic that the tokens need where nothing is recomputed; None for
-    a card whose limit is not known.
-    """
+    variant: str
+    micro_batch: int
+    accumulation: int
+    outcome: Outcome
+    note: str = ""
+    measured: Measured | None = None
 
-    outcome: str
-    detail: str = ""
-    steps: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
-    trained_tokens: int = 0
-    first_loss: float = 0.0
-    allocated_bytes: int | None = None
-    reserved_bytes: int = 0
-    limit_share: float | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    machine: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
+
+@dataclass
+class Results:
+    """The entries in a folder, and what they are about: all that has to be the same for them to be compared."""
+
+    folder: Path
+    about: dict[str, Any]
+    entries: list[Entry] = field(default_factory=list)
 
     @property
-    def is_measured(self) -> bool:
-        return self.outcome == MEASURED
-
-    @property
-    def tokens_per_s(self) -> float:
-        return self.tokens / self.seconds
-
-    @property
-    def trained_tokens_per_s(self) -> float:
-        return self.trained_tokens / self.seconds
-
-    @property
-    def seconds_a_step(self) -> float:
-        return self.seconds / self.steps
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON, with the rates beside what they are made of."""
-        if not self.is_measured:
-            return {"outcome": self.outcome, "detail": self.detail}
-        rates = ("tokens_per_s", "trained_tokens_per_s", "seconds_a_step")
-        return asdict(self) | {name: round(getattr(self, name), 4) for name in rates}
+    def file(self) -> Path:
+        return self.folder / "results.json"
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Entry:
-        """The entry that `as_dict` wrote."""
-        return cls(**{key: value for key, value in content.items() if key in cls.__dataclass_fields__})
+    def open(cls, folder: Path, about: Mapping[str, Any]) -> Results:
+        """The folder's results, none where it is new. Raises FlanliteError where they are about something else."""
+        results = cls(folder, {})
+        if results.file.is_file():
+            try:
+                content = json.loads(results.file.read_text(encoding="utf-8"))
+                results.about = content["about"]
+                results.entries = [_entry(each) for each in content["entries"]]
+            except (ValueError, KeyError, TypeError) as error:
+                raise FlanliteError(f"{results.file} cannot be read: {error}.", "Name another --out.") from error
+        results.agree(about)
+        return results
 
-
-class Results:
-    """results.json in a benchmark's folder; the file is whole at every moment.
-
-    Raises FlanliteError where the folder's results were measured under other conditions, or cannot be read.
-    """
-
-    def __init__(self, folder: Path, conditions: Mapping[str, Any]) -> None:
-        self.file = folder / FILE
-        self.conditions = dict(conditions)
-        self.entries: dict[str, Entry] = {}
-        if self.file.is_file():
-            self._read()
-
-    def _read(self) -> None:
-        try:
-            content = json.loads(self.file.read_text(encoding="utf-8"))
-            before, entries = content["conditions"], content["entries"]
-            known = {key: Entry.from_dict(entry) for key, entry in entries.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FlanliteError(f"{self.file} holds no results of a benchmark.", "Name another --out.") from error
-        for name, value in self.conditions.items():
-            if before.get(name) != value:
+    def agree(self, about: Mapping[str, Any]) -> None:
+        """Note what the results are about. Raises FlanliteError where that contradicts what is there."""
+        for key, value in about.items():
+            there = self.about.setdefault(key, value)
+            if there != value:
                 raise FlanliteError(
-                    f"{self.file} was measured with {name} {before.get(name)}, not {value}.", "Name another --out."
+                    f"{self.folder} holds results of another benchmark: {_difference(key, there, value)}.",
+                    "Name another --out.",
                 )
-        # A mistake of the installation may have been mended.
-        self.entries = {key: entry for key, entry in known.items() if entry.outcome != FAILED}
 
-    def add(self, key: str, entry: Entry) -> None:
-        """Keep an entry and write the file: beside, then renamed."""
-        self.entries[key] = entry
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.file, self.as_json())
+    def add(self, entry: Entry) -> None:
+        """Add an entry in the place of an earlier one of the same training, and write them all."""
+        self.entries = [each for each in self.entries if _training(each) != _training(entry)] + [entry]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.file, {"about": self.about, "entries": [asdict(each) for each in self.entries]})
 
-    def as_json(self) -> str:
-        """Conditions and entries for other programs, with flanlite's ratio to each of the others."""
-        entries = {key: entry.as_dict() for key, entry in self.entries.items()}
-        content = {"conditions": self.conditions, "entries": entries, "flanlite_against": self.ratios}
-        return json.dumps(content, indent=2)
+    def forget_failed(self, variant: str) -> None:
+        """Drop a variant's entries that ended in an error, so that it is tried again."""
+        self.entries = [each for each in self.entries if (each.variant, each.outcome) != (variant, "failed")]
 
-    @property
-    def ratios(self) -> dict[str, float]:
-        """Per measured entry how many times its tokens a second flanlite does, on the same machine in the same run."""
-        own = self.entries.get("flanlite")
-        if own is None or not own.is_measured:
-            return {}
-        return {
-            key: round(own.tokens_per_s / entry.tokens_per_s, 3)
-            for key, entry in self.entries.items()
-            if key != "flanlite" and entry.is_measured and entry.machine == own.machine
-        }
+    def of(self, variant: str) -> list[Entry]:
+        """A variant's entries, in the order of their measurement."""
+        return [entry for entry in self.entries if entry.variant == variant]
 
-    @property
-    def shown(self) -> dict[str, Entry]:
-        """The entries that a table shows: of each sweep the fastest, or the first where none was measured."""
-        by_variant: dict[str, dict[str, Entry]] = {}
-        for key, entry in self.entries.items():
-            by_variant.setdefault(key.split()[0], {})[key] = entry
-        return dict(max(group.items(), key=lambda item: _speed(item[1])) for group in by_variant.values())
+    def best(self, variant: str) -> Entry | None:
+        """A variant's fastest entry by trained tokens; its last where none was measured, None where none was tried."""
+        entries = self.of(variant)
+        # Of equal ones the last: the sort is stable.
+        return sorted(entries, key=speed_of)[-1] if entries else None
 
 
-def _speed(entry: Entry) -> float:
-    return entry.tokens_per_s if entry.is_measured else 0.0
+def speed_of(entry: Entry) -> float:
+    """Trained tokens a second; 0 where nothing was measured."""
+    return entry.measured.trained_tokens_per_s if entry.measured else 0.0
+
+
+def _difference(key: str, there: Any, here: Any) -> str:
+    """What is different, in words; of two tables the first line that is."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        inner = next(each for each in {**there, **here} if there.get(each) != here.get(each))
+        return _difference(f"{key}, {inner}", there.get(inner), here.get(inner))
+    return f"{key} was {there} and is {here}"
+
+
+def _training(entry: Entry) -> tuple[str, int]:
+    return entry.variant, entry.micro_batch
+
+
+def _entry(content: dict[str, Any]) -> Entry:
+    measured = content.pop("measured")
+    return Entry(**content, measured=None if measured is None else Measured(**measured))

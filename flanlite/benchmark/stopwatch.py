@@ -1,103 +1,138 @@
-"""What is measured inside a trainer: the first loss, the tokens of each step, and the time between steps.
+"""How a training is timed and its tokens are counted, the same in every variant.
 
-Import this after the variant's own libraries.
+Import this after the variant's own libraries: unsloth wants to come before transformers.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from flanlite.engine.randomness import unchanged_randomness
+from flanlite.benchmark.results import Measured
+from flanlite.benchmark.trial import Trial
 from flanlite.prompt.template import MASKED
 
 
 @dataclass(frozen=True)
-class Step:
-    """The tokens of an optimizer step, and when it ended, on the clock of `time.perf_counter`."""
+class Count:
+    """The tokens of an optimizer step, still on the card, and all places of its batches, padding included."""
 
-    tokens: int
-    trained_tokens: int
-    ended: float
+    tokens: torch.Tensor | int
+    trained_tokens: torch.Tensor | int
+    places: int
 
 
 class Stopwatch(TrainerCallback):
-    """Counts and times the steps of a trainer and leaves the warm-up out; it ends the training at a given moment.
+    """Takes the loss before the first step, times the steps after the warm-up, and ends the training.
 
-    The moment is one of `time.monotonic`. Where it comes before two steps, they are made all the same: the first is
-    never timed.
+    Nothing in it waits for the card between two steps.
     """
 
-    def __init__(self, trainer: Any, warmup_steps: int, ends_at: float) -> None:
+    def __init__(self, trainer: Any, trial: Trial) -> None:
         self.trainer = trainer
-        self.warmup_steps = warmup_steps
-        self.ends_at = ends_at
-        self.first_loss = 0.0
-        self.steps: list[Step] = []
-        self.batches: Sequence[Any] = ()
+        self.timing = trial.timing
+        self.deadline = trial.deadline
+        self.first_loss = float("nan")
+        self.ends: list[Moment] = []
+        self.counts: list[Count] = []
+        self.began = 0.0
         self._take_batches = trainer.get_batch_samples
         trainer.get_batch_samples = self.get_batch_samples
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """As the trainer's own; the batches of the step are looked at when it has ended."""
+        """The trainer's own micro-batches of an optimizer step, counted."""
         taken = self._take_batches(*args, **kwargs)
-        self.batches = [{key: batch[key] for key in ("labels", "attention_mask") if key in batch} for batch in taken[0]]
+        self.counts.append(count_of(taken[0]))
         return taken
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        with unchanged_randomness():
-            self.first_loss = loss_before_training(self.trainer)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
+        self.first_loss = _mean_loss(self.trainer)
+        # Nothing is evaluated any more: that would be timed.
+        self.trainer.eval_dataset = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        ended = time.perf_counter()
-        tokens = sum(tokens_in(batch) for batch in self.batches)
-        self.steps.append(Step(tokens, sum(trained_tokens_in(batch) for batch in self.batches), ended))
-        if len(self.steps) > 1 and time.monotonic() > self.ends_at:
+        self.ends.append(Moment())
+        now = time.monotonic()
+        if len(self.ends) == self.timing.warm_up_steps:
+            self.began = now
+        timed = len(self.ends) - self.timing.warm_up_steps
+        is_enough = timed >= self.timing.steps and now - self.began >= self.timing.seconds
+        if is_enough or (len(self.ends) > 1 and time.time() >= self.deadline):
             control.should_training_stop = True
 
-    @property
-    def timed(self) -> list[Step]:
-        """The steps behind the warm-up; where time left none, the last one."""
-        return self.steps[self.warmup_steps :] or self.steps[-1:]
+    def measured(self, settings: Mapping[str, Any]) -> Measured:
+        """The figures of a training that has ended, of the steps behind the warm-up or, where time left none, the last.
 
-    @property
-    def seconds(self) -> float:
-        """Of the timed steps, with all that happens between them."""
-        return self.steps[-1].ended - self.steps[-len(self.timed) - 1].ended
+        The first step is never timed.
+        """
+        has_card = torch.cuda.is_available()
+        if has_card:
+            torch.cuda.synchronize()
+        first = min(self.timing.warm_up_steps, len(self.ends) - 1)
+        seconds = [end.seconds_since(before) for before, end in pairwise(self.ends[first - 1 :])]
+        counts = self.counts[first : len(self.ends)]
+        tokens = [int(count.tokens) for count in counts]
+        return Measured(
+            seconds=seconds,
+            tokens=tokens,
+            trained_tokens=[int(count.trained_tokens) for count in counts],
+            padding_share=1 - sum(tokens) / sum(count.places for count in counts),
+            first_loss=self.first_loss,
+            allocated_bytes=torch.cuda.max_memory_allocated() if has_card else None,
+            reserved_bytes=torch.cuda.max_memory_reserved() if has_card else None,
+            settings=dict(settings),
+        )
 
 
-def tokens_in(batch: Any) -> int:
-    """Tokens of a batch that are no padding."""
+class Moment:
+    """When the card has done all that it was given up to now; without a card simply now."""
+
+    def __init__(self) -> None:
+        self.event: Any = None
+        if torch.cuda.is_available():
+            self.event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            self.event.record()
+        self.time = time.perf_counter()
+
+    def seconds_since(self, earlier: Moment) -> float:
+        """The seconds between two moments that lie behind us."""
+        if self.event is None:
+            return self.time - earlier.time
+        return float(earlier.event.elapsed_time(self.event)) / 1000
+
+
+def count_of(batches: Sequence[Mapping[str, torch.Tensor]]) -> Count:
+    """The tokens in the micro-batches of a step, counted where they lie."""
+    return Count(
+        sum(_tokens_in(batch) for batch in batches),
+        sum(batch["labels"].ne(MASKED).sum() for batch in batches),
+        sum(batch["input_ids"].numel() for batch in batches),
+    )
+
+
+def _tokens_in(batch: Mapping[str, torch.Tensor]) -> torch.Tensor | int:
+    """Tokens without padding; packed rows have neither padding nor mask."""
     mask = batch.get("attention_mask")
-    return int(batch["labels"].numel() if mask is None else mask.sum())
+    return batch["input_ids"].numel() if mask is None else mask.sum()
 
 
-def trained_tokens_in(batch: Any) -> int:
-    """Tokens of a batch that the loss is taken of; the first of a row has nothing before it."""
-    return int(batch["labels"][..., 1:].ne(MASKED).sum())
-
-
-def loss_before_training(trainer: Any) -> float:
-    """The mean loss over all trained tokens of the trainer's evaluation rows, in nats, by its own forward."""
-    if torch.cuda.is_available():
-        # Not on a CPU, where bitsandbytes would repack the weights for evaluation; there is no dropout anyway.
-        trainer.model.eval()
+def _mean_loss(trainer: Any) -> float:
+    """The mean loss over the trained tokens of the trainer's validation rows, batched as the trainer does it."""
+    trainer.model.eval()
     total, count = 0.0, 0
     for batch in trainer.get_eval_dataloader():
-        trained = trained_tokens_in(batch)
+        trained = int(batch["labels"][..., 1:].ne(MASKED).sum())
         loss, _, _ = trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)
-        if trained:
-            total += float(loss) * trained
-            count += trained
+        total += float(loss) * trained
+        count += trained
     trainer.model.train()
-    return total / max(count, 1)
+    return total / count

@@ -1,90 +1,179 @@
-"""The results of a benchmark in words: a table of 80 columns, and sentences on what it rests on."""
+"""Results as tables of 80 columns, as sentences, and for other programs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from flanlite.benchmark.results import Entry, Results
+from flanlite.benchmark.results import LOSS_TOLERANCE, Entry, Results, speed_of
+from flanlite.benchmark.variants import VARIANTS
 from flanlite.planning.cards import GIB
+from flanlite.terminal import console, say
 
-LOSS_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.02, "float16": 0.02}
-"""How far first losses may lie apart, in nats, when all variants compute the same in their own order of operations."""
-
-COLUMNS = ("tokens/s", "trained/s", "limit", "GiB", "s/step", "loss", "flanlite")
+OURS = "flanlite"
 
 
-def table_of(results: Results) -> Table:
-    """A line for each variant that was measured; of a sweep its fastest."""
-    table = Table("variant", *COLUMNS, box=None, header_style="bold", padding=(0, 1, 0, 0))
+def show(results: Results, picture: Path) -> None:
+    """Print what was measured: speeds, memory, what has to be known of them, and where they lie."""
+    best = best_entries(results)
+    say(f"\n{headline(results)}\n")
+    console.print(_speed_table(results, best))
+    say("")
+    console.print(_memory_table(best))
+    say("")
+    for line in remarks(results, best):
+        say(line)
+    say(f"All figures: {results.file}, as a picture: {picture}")
+
+
+def as_json(results: Results) -> str:
+    """All results, and each variant's best beside flanlite."""
+    best = best_entries(results)
+    compared = [
+        {
+            "variant": entry.variant,
+            "micro_batch": entry.micro_batch,
+            "outcome": entry.outcome,
+            "tokens_per_s": _rounded(entry.measured.tokens_per_s if entry.measured else None),
+            "trained_tokens_per_s": _rounded(entry.measured.trained_tokens_per_s if entry.measured else None),
+            "spread": _rounded(entry.measured.spread if entry.measured else None),
+            "seconds_a_step": _rounded(entry.measured.seconds_a_step if entry.measured else None),
+            "share_of_limit": _rounded(_share_of_limit(results, entry)),
+            "flanlite_is": _rounded(ratio(best, entry)),
+        }
+        for entry in best
+    ]
+    entries = [asdict(entry) for entry in results.entries]
+    return json.dumps({"about": results.about, "compared": compared, "entries": entries}, indent=2)
+
+
+def best_entries(results: Results) -> list[Entry]:
+    """Each variant's best entry, in the order of the variants; those that were not tried are left out."""
+    return [entry for name in VARIANTS if (entry := results.best(name)) is not None]
+
+
+def ratio(best: Sequence[Entry], other: Entry) -> float | None:
+    """flanlite's trained tokens a second, in those of another entry; None where one of them was not measured."""
+    ours = next((speed_of(entry) for entry in best if entry.variant == OURS), 0.0)
+    theirs = speed_of(other)
+    return ours / theirs if ours and theirs and other.variant != OURS else None
+
+
+def headline(results: Results) -> str:
+    """What was measured, on what, and with which versions."""
+    about, rows = results.about, results.about["rows"]
+    cap = "" if about["vram_gib"] is None else f", of whose memory {about['vram_gib']:g} GiB could be used"
+    versions = ", ".join(
+        f"{package} {about['versions'][package]}"
+        for package in ("torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth")
+        if package in about["versions"]
+    )
+    return (
+        f"Measured on {about.get('card', 'no card yet')}{cap}: {about['base']}'s shape with random weights, LoRA of "
+        f"rank {about['lora_r']}, rows of {about['max_tokens']:,} tokens;\n{rows['from']}, {rows['mean_tokens']:,.0f} "
+        f"tokens on average, {rows['trained_share']:.0%} of them trained.\n{versions}."
+    )
+
+
+def remarks(results: Results, best: Sequence[Entry]) -> Iterator[str]:
+    """Sentences on what the tables cannot say."""
+    yield (
+        "+-: the standard error over the steps. flanlite: how many times the variant's trained tokens/s it reaches. "
+        "kept: layers that keep their activations. Padding is in no count of tokens."
+    )
+    if results.about.get("limit_tokens_per_s"):
+        limit = results.about["limit_tokens_per_s"]
+        yield f"The card's arithmetic limit on paper is {limit:,.0f} tokens/s on these rows, with nothing recomputed."
+    yield from _loss_remarks(best)
+    wanted = results.about["timing"]["steps"]
+    for entry in best:
+        if entry.measured is None or entry.note:
+            yield f"{entry.variant}: {entry.outcome}{f' ({entry.note})' if entry.note else ''}."
+        elif len(entry.measured.seconds) < wanted:
+            yield f"{entry.variant}: time sufficed for {len(entry.measured.seconds)} of {wanted} steps."
+
+
+def _loss_remarks(best: Sequence[Entry]) -> Iterator[str]:
+    losses = {entry.variant: entry.measured.first_loss for entry in best if entry.measured}
+    if len(losses) < 2:
+        return
+    name, expected = next(iter(losses.items()))
+    apart = [each for each, loss in losses.items() if not abs(loss - expected) <= LOSS_TOLERANCE]
+    where = "The loss of the same conversations before step 1"
+    if apart:
+        yield f"{where} is not {name}'s within {LOSS_TOLERANCE} for {', '.join(apart)}: they compute something else."
+    else:
+        yield f"{where} is the same in all variants, within {LOSS_TOLERANCE}."
+
+
+def _table(*heads: str) -> Table:
+    table = Table(*heads, box=None, header_style="bold", padding=(0, 1), pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
-    for key, entry in results.shown.items():
-        if entry.is_measured:
-            table.add_row(key, *_cells(entry), f"{results.ratios[key]:.2f}x" if key in results.ratios else "")
+    for column in table.columns:
+        column.no_wrap = True
     return table
 
 
-def _cells(entry: Entry) -> tuple[str, ...]:
-    return (
-        f"{entry.tokens_per_s:,.0f}",
-        f"{entry.trained_tokens_per_s:,.0f}",
-        "" if entry.limit_share is None else f"{entry.limit_share:.1%}",
-        f"{entry.reserved_bytes / GIB:.2f}",
-        f"{entry.seconds_a_step:.2f}",
-        f"{entry.first_loss:.4f}",
-    )
-
-
-def sentences(results: Results) -> list[str]:
-    """What the table's figures are, how each variant was set, what was not measured, and on what machine."""
-    measured = {key: entry for key, entry in results.shown.items() if entry.is_measured}
-    lines = [
-        f"{key}: {entry.outcome}. {entry.detail}".strip() for key, entry in results.shown.items() if key not in measured
-    ]
-    if not measured:
-        return lines
-    lines += [f"{key}: {_settings(entry)}" for key, entry in measured.items()]
-    lines.append(
-        "Tokens without padding; GiB at the peak, as reserved of the card, or without one taken by the process; "
-        "flanlite: how many times the variant's tokens/s it does."
-    )
-    if any(entry.limit_share is not None for entry in measured.values()):
-        lines.append(
-            "Limit: the share of the card's arithmetic on paper that these tokens need if nothing is recomputed."
+def _speed_table(results: Results, best: Sequence[Entry]) -> Table:
+    table = _table("variant", "at once", "tokens/s", "trained/s", "+-", "of limit", "flanlite")
+    for entry in best:
+        measured = entry.measured
+        table.add_row(
+            entry.variant,
+            _at_once(entry),
+            _written(measured and measured.tokens_per_s, ",.0f"),
+            _written(measured and measured.trained_tokens_per_s, ",.0f"),
+            _written(measured and measured.spread, ".1%"),
+            _written(_share_of_limit(results, entry), ".0%"),
+            _written(ratio(best, entry), ".2f", "x"),
         )
-    if len(measured) > 1:
-        lines.append(_on_losses(measured))
-    machines = {_machine(entry) for entry in measured.values()}
-    lines += [f"Measured on {machine}." for machine in sorted(machines)]
-    if len(machines) > 1:
-        lines.append("Figures of different machines or versions cannot be compared.")
-    return lines
+    return table
 
 
-def _settings(entry: Entry) -> str:
-    words = [f"{name.replace('_', ' ')} {_value(value)}" for name, value in entry.settings.items()]
-    return f"{', '.join(words)}; {entry.steps} steps timed."
+def _memory_table(best: Sequence[Entry]) -> Table:
+    table = _table("variant", "GiB used", "reserved", "kept", "padding", "s a step", "loss")
+    for entry in best:
+        measured = entry.measured
+        table.add_row(
+            entry.variant,
+            _written(measured and _gib(measured.allocated_bytes), ".2f"),
+            _written(measured and _gib(measured.reserved_bytes), ".2f"),
+            _written(measured and measured.settings["kept_layers"], "d"),
+            _written(measured and measured.padding_share, ".0%"),
+            _written(measured and measured.seconds_a_step, ".2f"),
+            _written(measured and measured.first_loss, ".4f"),
+        )
+    return table
 
 
-def _value(value: Any) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+def _at_once(entry: Entry) -> str:
+    """Rows of a micro-batch and micro-batches of a step; flanlite's are those of the layout that it used."""
+    if entry.micro_batch:
+        return f"{entry.micro_batch} x {entry.accumulation}"
+    if entry.measured is None:
+        return "as planned"
+    rows = entry.measured.settings["micro_rows"]
+    return f"{rows} x {entry.measured.settings['batch_rows'] // rows}"
 
 
-def _on_losses(measured: Mapping[str, Entry]) -> str:
-    losses = [entry.first_loss for entry in measured.values()]
-    apart = max(losses) - min(losses)
-    tolerance = max(LOSS_TOLERANCE[entry.settings["dtype"]] for entry in measured.values())
-    said = "agree" if apart <= tolerance else "DO NOT AGREE, so not all variants compute the same"
-    return (
-        f"Losses, over the same first conversations before any step, {said}: "
-        f"{apart:.1g} apart, where {tolerance:g} is tolerated."
-    )
+def _share_of_limit(results: Results, entry: Entry) -> float | None:
+    limit = results.about.get("limit_tokens_per_s")
+    return entry.measured.tokens_per_s / limit if entry.measured and limit else None
 
 
-def _machine(entry: Entry) -> str:
-    memory = entry.machine["memory_bytes"]
-    place = entry.machine["name"] + (f" ({memory / GIB:.0f} GiB)" if memory else "")
-    return f"{place}, {', '.join(f'{name} {version}' for name, version in entry.versions.items())}"
+def _gib(n_bytes: int | None) -> float | None:
+    return None if n_bytes is None else n_bytes / GIB
+
+
+def _written(value: Any, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -1,77 +1,112 @@
-"""What is compared: flanlite as it plans, and what its users would run otherwise.
-
-All train the same matrices at the same rank, so that a token is the same work: unsloth's own command line would take
-rank 64. The rest of its defaults is as in unsloth_cli/config.py of 2026.10.
-"""
+"""The variants of a training that are compared, and which micro-batch of each is tried next; imports no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
+
+from packaging.version import Version
 
 from flanlite.errors import FlanliteError
 
-BATCH_ROWS = 8
-"""Rows in an optimizer step: packed ones where a variant packs, else conversations."""
+AUTO_UNSLOTH = Version("2026.10.9")
+"""The first unsloth that knows checkpoint_skip_layers="auto"."""
 
-MOST_ROWS_AT_ONCE = 64
-"""No sweep goes further."""
+FIRST_MICRO_BATCH = 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
+class Layout:
+    """Rows in a micro-batch, and micro-batches in a step. A row is a packed one where the variant packs."""
+
+    micro_batch: int
+    accumulation: int
+
+
+@dataclass(frozen=True)
 class Variant:
-    """A way to train. `rows_at_once` is not flanlite's, which plans it; a sweep doubles it for as long as that helps.
-
-    `since` is the first version of unsloth that knows it.
-    """
+    """Code that trains, and how it is called; its layout is fixed, or swept, or (neither) as flanlite plans."""
 
     name: str
-    trainer: Literal["flanlite", "peft", "unsloth"]
-    packing: bool = False
-    rows_at_once: int = 2
+    code: Literal["flanlite", "unsloth", "peft"]
+    packs: bool = False
+    layout: Layout | None = None
     is_swept: bool = False
-    kept_by_unsloth: bool = False
-    since: str = ""
-
-    @property
-    def key(self) -> str:
-        """The name of its entry among the results: a sweep has one for each size."""
-        return f"{self.name} {self.rows_at_once}" if self.is_swept else self.name
-
-    @property
-    def accumulation(self) -> int:
-        """Micro-steps in an optimizer step."""
-        return max(1, BATCH_ROWS // self.rows_at_once)
-
-    @property
-    def doubled(self) -> Variant | None:
-        """The next one of a sweep, or None at its end."""
-        if not self.is_swept or self.rows_at_once >= MOST_ROWS_AT_ONCE:
-            return None
-        return replace(self, rows_at_once=2 * self.rows_at_once)
+    kept_layers: int | Literal["auto"] = 0
 
 
 VARIANTS = {
     variant.name: variant
     for variant in (
-        Variant("flanlite", "flanlite", packing=True),
-        Variant("peft", "peft"),
-        Variant("peft-packed", "peft", packing=True),
-        Variant("unsloth-defaults", "unsloth"),
-        Variant("unsloth-auto", "unsloth", kept_by_unsloth=True, since="2026.10.9"),
+        Variant("flanlite", "flanlite", packs=True),
+        Variant("unsloth-defaults", "unsloth", layout=Layout(2, 4)),
         Variant("unsloth-best", "unsloth", is_swept=True),
-        Variant("unsloth-best-packed", "unsloth", packing=True, is_swept=True),
+        Variant("unsloth-best-packed", "unsloth", packs=True, is_swept=True),
+        Variant("unsloth-auto", "unsloth", packs=True, is_swept=True, kept_layers="auto"),
+        Variant("peft", "peft", is_swept=True),
+        Variant("peft-packed", "peft", packs=True, is_swept=True),
     )
 }
-"""In the order in which they are measured."""
+"""unsloth-defaults is how `unsloth train` calls it; the others have about as many tokens in a step as flanlite."""
 
 
-def variants_named(names: str) -> list[Variant]:
-    """The variants of a list such as `flanlite,peft`. Raises FlanliteError for one that is not known."""
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    for name in wanted:
-        if name not in VARIANTS:
-            raise FlanliteError(f"There is no variant {name!r}.", f"The names are: {', '.join(VARIANTS)}.")
-    if not wanted:
-        raise FlanliteError("No variant is named.", f"The names are: {', '.join(VARIANTS)}.")
-    return [variant for name, variant in VARIANTS.items() if name in wanted]
+def choose_variants(named: Sequence[str], *, has_card: bool, unsloth: str | None) -> tuple[list[Variant], list[str]]:
+    """The variants to measure, all that can be where none is named, and a sentence on each that is left out.
+
+    `unsloth` is its version, None where it is not installed. Raises FlanliteError for a named one that is not there.
+    """
+    unknown = next((name for name in named if name not in VARIANTS), None)
+    if unknown is not None:
+        raise FlanliteError(f"There is no variant {unknown!r}.", f"They are: {', '.join(VARIANTS)}.")
+    chosen, left_out = [], []
+    for variant in VARIANTS.values():
+        if named and variant.name not in named:
+            continue
+        reason = _lacking(variant, has_card=has_card, unsloth=unsloth)
+        if reason and named:
+            raise FlanliteError(f"{variant.name} {reason}.", "Leave it out of --variants.")
+        if reason:
+            left_out.append(f"{variant.name} is left out: it {reason}.")
+        else:
+            chosen.append(variant)
+    return chosen, left_out
+
+
+def _lacking(variant: Variant, *, has_card: bool, unsloth: str | None) -> str:
+    """What a variant needs and this machine lacks, as the end of a sentence."""
+    if variant.code != "unsloth":
+        return ""
+    if not has_card:
+        return "needs a CUDA card, and torch sees none"
+    if unsloth is None:
+        return "needs the unsloth package"
+    if variant.kept_layers == "auto" and Version(unsloth) < AUTO_UNSLOTH:
+        return f"needs unsloth {AUTO_UNSLOTH}, and {unsloth} is installed"
+    return ""
+
+
+def next_layout(variant: Variant, speeds: Mapping[int, float | None], rows_a_step: int) -> Layout | None:
+    """The layout to measure after those with `speeds`, None where there is no other.
+
+    A sweep doubles the micro-batch until memory or time runs out, the step has no more rows, or nothing is gained, and
+    halves it where already the first is too large. `speeds` has, by micro-batch, None where nothing could be measured.
+    """
+    if not variant.is_swept:
+        return None if speeds else variant.layout or Layout(0, 0)
+    measured = {micro_batch: speed for micro_batch, speed in speeds.items() if speed is not None}
+    if not speeds:
+        micro_batch = min(FIRST_MICRO_BATCH, rows_a_step)
+    elif not measured:
+        micro_batch = min(speeds) // 2
+    elif max(measured, key=lambda each: measured[each]) == max(speeds):
+        micro_batch = 2 * max(speeds)
+    else:
+        return None
+    return Layout(micro_batch, rows_a_step // micro_batch) if 1 <= micro_batch <= rows_a_step else None
+
+
+def rows_a_step(variant: Variant, batch_tokens: int, max_tokens: int, mean_tokens: float) -> int:
+    """Rows of an optimizer step: as many packed ones as flanlite has, or a power of two of single conversations."""
+    return batch_tokens // max_tokens if variant.packs else 2 ** max(0, round(math.log2(batch_tokens / mean_tokens)))
