@@ -44,7 +44,7 @@ from flanlite.planning.setup import Setup
 from flanlite.planning.speed import limit_tokens_per_s
 from flanlite.recipe import Recipe
 from flanlite.run import installed_versions
-from flanlite.terminal import say
+from flanlite.terminal import console, say
 from flanlite.training_set import TrainingSet
 
 DRAWN_STEPS = 32
@@ -101,7 +101,11 @@ def bench(order: Order, out: Path | None = None, tell: Callable[[str], None] = s
                     bench = stack.enter_context(workbench(rows, base.bytes_4bit, results.folder / "logs"))
                     tell(f"Writing random weights of {base.name}'s shape ({hub.in_words(base.bytes_4bit)}).")
                     _prepare(bench, order, base, rows, results)
-                tell(_in_words(_measured(bench, order, variant, layout, results)))
+                with console.status(
+                    f"Measuring {_named(variant.name, layout)}, at most {order.limit_s / 60:g} minutes"
+                ):
+                    entry = _measured(bench, order, variant, layout, results)
+                tell(_in_words(entry))
     draw_speeds(results, results.folder / SPEEDS)
     return results
 
@@ -241,6 +245,10 @@ def _measured(bench: Workbench, order: Order, variant: Variant, layout: Layout, 
 
 
 def _in_words(entry: Entry) -> str:
-    rows = f", {entry.micro_batch} x {entry.accumulation} rows" if entry.micro_batch else ""
     figure = f"{speed_of(entry):,.0f} trained tokens/s" if entry.measured else entry.outcome
-    return f"{entry.variant}{rows}: {figure}" + (f"; {entry.note}" if entry.note else "")
+    name = _named(entry.variant, Layout(entry.micro_batch, entry.accumulation))
+    return f"{name}: {figure}" + (f"; {entry.note}" if entry.note else "")
+
+
+def _named(variant: str, layout: Layout) -> str:
+    return f"{variant}, {layout.micro_batch} x {layout.accumulation} rows" if layout.micro_batch else variant

@@ -365,10 +365,11 @@ def test_without_a_card_7b_unsloth_and_a_cap_are_refused_in_one_sentence(tmp_pat
 def test_variants_that_cannot_run_are_left_out_and_told_or_refused_by_name() -> None:
     chosen, left_out = choose_variants((), has_card=False, unsloth="2026.10.9")
     assert [variant.name for variant in chosen] == ["flanlite", "peft", "peft-packed"]
-    assert "unsloth-auto is left out: it needs a CUDA card, and torch sees none." in left_out
+    names = "unsloth-defaults, unsloth-best, unsloth-best-packed, unsloth-auto"
+    assert left_out == [f"Left out, for it needs a CUDA card, and torch sees none: {names}."]
     chosen, left_out = choose_variants((), has_card=True, unsloth="2026.10.7")
     assert [variant.name for variant in chosen] == [name for name in VARIANTS if name != "unsloth-auto"]
-    assert left_out == ["unsloth-auto is left out: it needs unsloth 2026.10.9, and 2026.10.7 is installed."]
+    assert left_out == ["Left out, for it needs unsloth 2026.10.9, and 2026.10.7 is installed: unsloth-auto."]
     assert choose_variants((), has_card=True, unsloth="2026.10.9") == (list(VARIANTS.values()), [])
     with pytest.raises(FlanliteError, match="unsloth-best needs the unsloth package"):
         choose_variants(["unsloth-best"], has_card=True, unsloth=None)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes.functional
 import tokenizers
 import torch
 from safetensors.torch import save_file
@@ -15,8 +14,6 @@ from torch import Tensor, nn
 
 from flanlite.bases import Base
 from flanlite.engine.nf4 import BLOCK_SIZE
-
-bnb: Any = bitsandbytes.functional
 
 SPREAD = 0.02
 """Standard deviation of the weights, about that of real ones: an H200 multiplies zeros faster."""
@@ -99,6 +96,9 @@ def _values(name: str, parameter: Tensor, generator: torch.Generator, dtype: tor
 
 def _quantised(name: str, weight: Tensor) -> dict[str, Tensor]:
     """The weight in nf4, with all that bitsandbytes needs to read it."""
+    import bitsandbytes.functional
+
+    bnb: Any = bitsandbytes.functional
     packed, state = bnb.quantize_4bit(weight, blocksize=BLOCK_SIZE, compress_statistics=True, quant_type="nf4")
     parts = state.as_dict(packed=True)
     return {name: packed} | {f"{name}.{part}": tensor for part, tensor in parts.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,16 @@ from flanlite.terminal import console, say
 
 OURS = "flanlite"
 
+NOTHING = "-"
+
 
 def show(results: Results, picture: Path) -> None:
     """Print what was measured: speeds, memory, what has to be known of them, and where they lie."""
     best = best_entries(results)
     say(f"\n{headline(results)}\n")
-    console.print(_speed_table(results, best))
+    console.print(_table([_speeds(results, best, entry) for entry in best]))
     say("")
-    console.print(_memory_table(best))
+    console.print(_table([_memory(entry) for entry in best]))
     say("")
     for line in remarks(results, best):
         say(line)
@@ -111,45 +113,41 @@ def _loss_remarks(best: Sequence[Entry]) -> Iterator[str]:
         yield f"{where} is the same in all variants, within {LOSS_TOLERANCE}."
 
 
-def _table(*heads: str) -> Table:
-    table = Table(*heads, box=None, header_style="bold", padding=(0, 1), pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for column in table.columns:
-        column.no_wrap = True
+def _table(rows: Sequence[Mapping[str, str]]) -> Table:
+    """A table with the columns that hold something."""
+    columns = [head for head in rows[0] if any(row[head] != NOTHING for row in rows)]
+    table = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
+    for number, head in enumerate(columns):
+        table.add_column(head, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[head] for head in columns))
     return table
 
 
-def _speed_table(results: Results, best: Sequence[Entry]) -> Table:
-    table = _table("variant", "at once", "tokens/s", "trained/s", "+-", "of limit", "flanlite")
-    for entry in best:
-        measured = entry.measured
-        table.add_row(
-            entry.variant,
-            _at_once(entry),
-            _written(measured and measured.tokens_per_s, ",.0f"),
-            _written(measured and measured.trained_tokens_per_s, ",.0f"),
-            _written(measured and measured.spread, ".1%"),
-            _written(_share_of_limit(results, entry), ".0%"),
-            _written(ratio(best, entry), ".2f", "x"),
-        )
-    return table
+def _speeds(results: Results, best: Sequence[Entry], entry: Entry) -> dict[str, str]:
+    measured = entry.measured
+    return {
+        "variant": entry.variant,
+        "at once": _at_once(entry),
+        "tokens/s": _written(measured and measured.tokens_per_s, ",.0f"),
+        "trained/s": _written(measured and measured.trained_tokens_per_s, ",.0f"),
+        "+-": _written(measured and measured.spread, ".1%"),
+        "of limit": _written(_share_of_limit(results, entry), ".0%"),
+        "flanlite": _written(ratio(best, entry), ".2f", "x"),
+    }
 
 
-def _memory_table(best: Sequence[Entry]) -> Table:
-    table = _table("variant", "GiB used", "reserved", "kept", "padding", "s a step", "loss")
-    for entry in best:
-        measured = entry.measured
-        table.add_row(
-            entry.variant,
-            _written(measured and _gib(measured.allocated_bytes), ".2f"),
-            _written(measured and _gib(measured.reserved_bytes), ".2f"),
-            _written(measured and measured.settings["kept_layers"], "d"),
-            _written(measured and measured.padding_share, ".0%"),
-            _written(measured and measured.seconds_a_step, ".2f"),
-            _written(measured and measured.first_loss, ".4f"),
-        )
-    return table
+def _memory(entry: Entry) -> dict[str, str]:
+    measured = entry.measured
+    return {
+        "variant": entry.variant,
+        "GiB used": _written(measured and _gib(measured.allocated_bytes), ".2f"),
+        "reserved": _written(measured and _gib(measured.reserved_bytes), ".2f"),
+        "kept": _written(measured and measured.settings["kept_layers"], "d"),
+        "padding": _written(measured and measured.padding_share, ".0%"),
+        "s a step": _written(measured and measured.seconds_a_step, ".2f"),
+        "loss": _written(measured and measured.first_loss, ".4f"),
+    }
 
 
 def _at_once(entry: Entry) -> str:
@@ -172,7 +170,7 @@ def _gib(n_bytes: int | None) -> float | None:
 
 
 def _written(value: Any, form: str, unit: str = "") -> str:
-    return "-" if value is None else f"{value:{form}}{unit}"
+    return NOTHING if value is None else f"{value:{form}}{unit}"
 
 
 def _rounded(value: float | None) -> float | None:

@@ -53,14 +53,15 @@ VARIANTS = {
 
 
 def choose_variants(named: Sequence[str], *, has_card: bool, unsloth: str | None) -> tuple[list[Variant], list[str]]:
-    """The variants to measure, all that can be where none is named, and a sentence on each that is left out.
+    """The variants to measure, all that can be where none is named, and sentences on those that are left out.
 
     `unsloth` is its version, None where it is not installed. Raises FlanliteError for a named one that is not there.
     """
     unknown = next((name for name in named if name not in VARIANTS), None)
     if unknown is not None:
         raise FlanliteError(f"There is no variant {unknown!r}.", f"They are: {', '.join(VARIANTS)}.")
-    chosen, left_out = [], []
+    chosen: list[Variant] = []
+    left_out: dict[str, list[str]] = {}
     for variant in VARIANTS.values():
         if named and variant.name not in named:
             continue
@@ -68,10 +69,10 @@ def choose_variants(named: Sequence[str], *, has_card: bool, unsloth: str | None
         if reason and named:
             raise FlanliteError(f"{variant.name} {reason}.", "Leave it out of --variants.")
         if reason:
-            left_out.append(f"{variant.name} is left out: it {reason}.")
+            left_out.setdefault(reason, []).append(variant.name)
         else:
             chosen.append(variant)
-    return chosen, left_out
+    return chosen, [f"Left out, for it {reason}: {', '.join(names)}." for reason, names in left_out.items()]
 
 
 def _lacking(variant: Variant, *, has_card: bool, unsloth: str | None) -> str:
