@@ -25,7 +25,7 @@ from flanlite.errors import FlanliteError
 from flanlite.planning.attention import Attention, attention_here
 from flanlite.planning.cards import GIB, UNKNOWN, Card, card_like, find_card
 from flanlite.planning.choose import Plan, choose, least_bytes, row_lengths
-from flanlite.planning.memory import Workload, activation_parts
+from flanlite.planning.memory import CUDA_CONTEXT_BYTES, Workload, activation_parts
 from flanlite.planning.setup import Setup
 from flanlite.planning.speed import REACHED_SHARE
 from flanlite.recipe import Recipe, budget_seconds
@@ -189,6 +189,13 @@ def plan_line(plan: Plan) -> str:
         f"Plan: {_gib(plan.peak_bytes)} of {_gib(plan.free_bytes)} GiB at the peak, predicted; {plan.layout}; "
         f"attention: {plan.work.attention}."
     )
+
+
+def peak_line(planned_bytes: int, reserved_bytes: int) -> str:
+    """What a finished tune took of the card beside what was planned; torch does not count what CUDA itself takes."""
+    taken, own = _gib(reserved_bytes + CUDA_CONTEXT_BYTES), _gib(CUDA_CONTEXT_BYTES)
+    planned = _gib(planned_bytes)
+    return f"Memory of the card at the peak: {taken} GiB, with {own} assumed for CUDA itself; the plan said {planned}."
 
 
 def show(plan: Plan, recipe: Recipe, base: Base, origin: str, tokens: int | None) -> None:

@@ -30,6 +30,7 @@ from flanlite.plan import (
     check_without_card,
     disk_lines,
     fixed_by,
+    peak_line,
     plan_here,
     plan_line,
     setup_without_plan,
@@ -353,4 +354,7 @@ def show_finished(run: Run) -> None:
         f"{measured['steps']} steps in {in_time(measured['seconds'])}: {losses}, "
         f"{measured['tokens_per_second']:,.0f} tokens/s."
     )
+    planned = run.record.get("planned_peak_bytes")
+    if planned is not None and measured["peak_memory_of"] == "card":
+        say(peak_line(planned, measured["peak_memory_bytes"]))
     say(f"The adapter and its card are in {run.folder}. A whole model out of it: flanlite merge {run.folder} --out DIR")

@@ -27,7 +27,8 @@ from flanlite.planning.memory import Workload, layer_bytes, memory_parts, peak_b
 from flanlite.planning.setup import Setup, in_words, ladder, largest_part
 from flanlite.planning.speed import flop_per_token, limit_tokens_per_s, predicted_tokens_per_s
 from flanlite.recipe import Recipe, load_recipe
-from flanlite.tune import decide
+from flanlite.run import Run
+from flanlite.tune import decide, show_finished
 
 LLAMA2_7B = BASES["llama2-7b-chat"].known_shape
 SHAPES = [base.shape for base in BASES.values() if base.shape]
@@ -575,3 +576,23 @@ def test_a_part_or_a_slower_kin_of_a_card_is_not_taken_for_it(name: str) -> None
 def test_settings_that_fit_each_other_may_come_in_any_order() -> None:
     pairs = ["micro_rows=3", "batch_tokens=6144", "max_tokens=1024"]
     assert load_recipe(None, pairs) == load_recipe(None, pairs[::-1])
+
+
+def finished(folder: Path, **measured: object) -> Run:
+    """A run's record, as it is when a tune has ended."""
+    figures = {"steps": 9, "seconds": 60.0, "first_loss": 2.0, "last_loss": 1.0, "validation_loss": None}
+    run = Run(folder)
+    record = {"planned_peak_bytes": 8 * GIB, "measured": figures | {"tokens_per_second": 100.0} | measured}
+    run.record_file.write_text(json.dumps(record))
+    return run
+
+
+def test_a_finished_tune_tells_its_memory_beside_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_finished(finished(tmp_path, peak_memory_bytes=7 * GIB, peak_memory_of="card"))
+    said = capsys.readouterr().out
+    assert "Memory of the card at the peak: 7.6 GiB, with 0.6 assumed for CUDA itself; the plan said 8.0." in said
+
+
+def test_memory_of_a_process_is_not_set_beside_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_finished(finished(tmp_path, peak_memory_bytes=7 * GIB, peak_memory_of="process"))
+    assert "the plan said" not in capsys.readouterr().out
