@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import traceback
+import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +13,21 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.optim import optimizer as bitsandbytes_optimizer
 from micro_steps import conversations
 from random_llama import dataset, make_rows, write_base
 from rich.console import Console
 from safetensors.torch import load_file
 from small_tune import gradients, small_recipe, stir, tune
+from torch.overrides import TorchFunctionMode
+from transformers.training_args import OptimizerNames
 
 from flanlite.engine import progress
 from flanlite.engine.device import Machine
 from flanlite.engine.load import load_for_generation, load_model
 from flanlite.engine.progress import TrainingProgress
 from flanlite.engine.train import build_trainer
-from flanlite.engine.trainer import PackedTrainer
+from flanlite.engine.trainer import Conduct, PackedTrainer
 from flanlite.errors import FlanliteError
 from flanlite.prompt.tokenizer import Tokenizer
 from flanlite.run import Run
@@ -183,7 +189,7 @@ def test_even_one_row_makes_two_steps(base: Path, tmp_path: Path) -> None:
 def test_rows_that_packing_would_cut_or_that_train_nothing_are_refused(base: Path, tmp_path: Path) -> None:
     from flanlite.engine.train import train
 
-    recipe = small_recipe(base, "max_tokens=20")
+    recipe = small_recipe(base, "max_tokens=20", "batch_tokens=80")
     for rows, error, message in (
         ([{"input_ids": [1] * 21, "labels": [1] * 21}], ValueError, "rows of 21 to 21 tokens"),
         ([{"input_ids": [], "labels": []}], ValueError, "rows of 0 to 0 tokens"),
@@ -241,6 +247,72 @@ def test_progress_without_a_terminal_is_plain_lines(finished: tuple[Run, str]) -
     assert steps[-1].endswith("of them trained  0 s left")
     assert sum("validation loss" in line for line in lines) == 6
     assert len(lines) == len(steps) + 6
+
+
+class Waits(TorchFunctionMode):
+    """Within it, whatever would wait for the card if the tensors lay there is noted with the file that asks for it."""
+
+    ASKING = ("item", "tolist", "cpu", "numpy", "nonzero", "unique", "masked_select", "equal", "allclose")
+    CONVERTING = ("__bool__", "__int__", "__float__", "__index__", "__contains__", "__array__")
+    ON_THE_HOST = ("torch/optim/", "torch/utils/data/")
+    """An optimizer's count of its steps, and batches before they are handed to the card, lie there in any case."""
+
+    def __init__(self) -> None:
+        self.found: Counter[str] = Counter()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.__name__ in (*self.ASKING, *self.CONVERTING):
+            stack = [
+                frame.filename for frame in traceback.extract_stack()[:-1] if "torch/_tensor" not in frame.filename
+            ]
+            if not any(place in name for name in stack for place in self.ON_THE_HOST):
+                self.found["/".join(Path(stack[-1]).parts[-2:])] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("micro_rows", [1, 2, 4])
+def test_an_optimizer_step_waits_for_the_card_once_and_twice_in_every_micro_step(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro_rows: int
+) -> None:
+    begin, waits = Conduct.on_step_begin, Waits()
+
+    def watching(conduct: Conduct, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        begin(conduct, args, state, control, **kwargs)
+        # Neither step is followed by a validation.
+        if state.global_step == 7:
+            waits.__enter__()
+        if state.global_step == 8:
+            waits.__exit__(None, None, None)
+
+    monkeypatch.setattr(Conduct, "on_step_begin", watching)
+    tune(base, Run(tmp_path / "run"), f"micro_rows={micro_rows}", console=Console(file=io.StringIO()))
+    micro_steps = 4 // micro_rows
+    assert waits.found == {
+        "engine/trainer.py": 1,
+        "transformers/masking_utils.py": micro_steps,
+        "trainer/sft_trainer.py": micro_steps,
+    }
+
+
+@pytest.mark.parametrize(("optimizer", "waits"), [("adamw_8bit", 0), ("paged_adamw_8bit", 1)])
+def test_only_a_paged_optimizer_waits_for_the_card_after_every_matrix(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, waits: int
+) -> None:
+    counted: list[Any] = []
+    monkeypatch.setattr(bitsandbytes_optimizer, "sync_gpu", counted.append)
+    trainer = trainer_for(base, tmp_path, "epochs=0.1")
+    trainer.args.optim = OptimizerNames(optimizer)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
+        trainer.train()
+    matrices = sum(each.requires_grad for each in trainer.model.parameters())
+    assert len(counted) == waits * 2 * (matrices + 1)
+
+
+def test_a_loss_is_logged_for_the_step_it_belongs_to_and_before_a_checkpoint(finished: tuple[Run, str]) -> None:
+    [checkpoint] = finished[0].checkpoints_dir.glob("checkpoint-*")
+    history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == list(range(1, 15))
 
 
 def test_progress_on_a_terminal_is_a_bar_that_leaves_nothing_behind() -> None:

@@ -6,6 +6,8 @@ schedule, random states, the order of the rows and all that is counted are what 
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ import torch
 from flanlite.engine.checkpointing import decoder_layers
 from flanlite.engine.checkpoints import Interrupted, Interruption, Progress, read_progress, resume_line
 from flanlite.engine.load import fill_adapters
-from flanlite.engine.memory import free_memory, is_out_of_memory
+from flanlite.engine.memory import free_memory, is_out_of_host_memory, is_out_of_memory
 from flanlite.engine.progress import TrainingProgress
 from flanlite.errors import FlanliteError
 from flanlite.planning.setup import in_words, ladder
@@ -36,17 +38,36 @@ def train_down_the_ladder(
     """Train from a checkpoint, or from the start, to the end or to where a signal stops it; the last trainer.
 
     `build` makes a trainer with a recipe's setup, on the same model every time. Raises FlanliteError where memory runs
-    out with the last setup, and Interrupted at the second signal.
+    out with the last setup, before a trainer is there, or on the computer's side, and Interrupted at the second signal.
     """
+    # What loading the base has left behind.
+    free_memory()
+    try:
+        # unsloth announces itself on stdout, which belongs to the command's own output.
+        with Interruption() as interruption, contextlib.redirect_stdout(sys.stderr):
+            return _descend(build, recipe, run, checkpoint, shown, interruption)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Stopped at once; the steps since the last checkpoint are lost.", f"Go on with `{resume_line(run)}`."
+        ) from None
+
+
+def _descend(
+    build: Callable[[Recipe], PackedTrainer],
+    recipe: Recipe,
+    run: Run,
+    checkpoint: Path | None,
+    shown: TrainingProgress,
+    interruption: Interruption,
+) -> tuple[PackedTrainer, Conduct]:
     from flanlite.engine.trainer import Conduct
 
     spent = read_progress(checkpoint) if checkpoint else Progress()
-    interruption = Interruption()
     while True:
-        trainer = build(recipe)
+        trainer = _built(build, recipe, run)
         conduct = Conduct(trainer, run, recipe, spent, interruption, shown)
         trainer.add_callback(conduct)
-        if _fits(trainer, checkpoint, run, interruption):
+        if _fits(trainer, conduct, checkpoint):
             return trainer, conduct
         layers = len(decoder_layers(trainer.model))
         lower = ladder(recipe.setup, layers)
@@ -61,25 +82,38 @@ def train_down_the_ladder(
                 f"Close what else uses the card and go on with `{resume_line(run)}`, or start anew with a lower "
                 "max_tokens.",
             )
-        shown.say(f"{ran_out}; goes on{again} with {in_words(lower, layers, recipe.max_tokens, recipe.batch_rows)}.")
+        shown.say(f"{ran_out}; goes on{again} with {in_words(lower, layers, recipe.row_tokens, recipe.batch_rows)}.")
         recipe = recipe.with_setup(lower)
         # They hold the optimizer's states, and the last step's rows.
         del trainer, conduct
         free_memory()
 
 
-def _fits(trainer: PackedTrainer, checkpoint: Path | None, run: Run, interruption: Interruption) -> bool:
+def _built(build: Callable[[Recipe], PackedTrainer], recipe: Recipe, run: Run) -> PackedTrainer:
+    """The trainer. Raises FlanliteError where there is no room even for that, which no setup changes."""
+    try:
+        return build(recipe)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise FlanliteError(
+            "The card ran out of memory before the training began: the base alone fills it.",
+            f"Close what else uses the card and go on with `{resume_line(run)}`, or take a smaller base.",
+        ) from None
+
+
+def _fits(trainer: PackedTrainer, conduct: Conduct, checkpoint: Path | None) -> bool:
     """Train to the end, or to where a signal stops it; False where memory ran out on the way."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
-        with interruption:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "Stopped at once; the steps since the last checkpoint are lost.", f"Go on with `{resume_line(run)}`."
-        ) from None
-    except RuntimeError as error:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_host_memory(error):
+            raise FlanliteError(
+                f"The computer's own memory ran out {conduct.moment}.",
+                f"Close other programs and go on with `{resume_line(conduct.run)}`.",
+            ) from None
         if not is_out_of_memory(error):
             raise
         # Nothing more is done in here, where the error's traceback holds the tensors of the step.

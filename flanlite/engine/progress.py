@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import deque
 from types import TracebackType
@@ -20,12 +21,14 @@ class TrainingProgress:
     """Shows steps, loss, tokens/s and remaining time on a console."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
+        self.console = copy.copy(console)
+        # Where it writes now, even while the stdout of others is sent elsewhere.
+        self.console.file = console.file
         self._ticks: deque[tuple[float, int, int, int]] = deque(maxlen=RATE_STEPS + 1)
         self._last_line = 0.0
         self._task: TaskID | None = None
         columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"))
-        self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self._bar = Progress(*columns, console=self.console, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> TrainingProgress:
         if self._bar is not None:

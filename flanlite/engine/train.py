@@ -6,12 +6,10 @@ rows are split into micro-steps. On a CPU a resumed run ends in the very weights
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
 import math
 import os
-import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +28,7 @@ from flanlite.engine.checkpoints import (
     resume_line,
 )
 from flanlite.engine.curve import draw_losses, write_losses
-from flanlite.engine.device import Machine
+from flanlite.engine.device import Machine, choose_optimizer
 from flanlite.engine.ladder import train_down_the_ladder
 from flanlite.engine.noise import quiet
 from flanlite.engine.progress import TrainingProgress
@@ -87,13 +85,13 @@ def train(
 ) -> Result:
     """Train what `load_model` gave, and leave adapter, losses, record and card in the run folder.
 
-    rows have `input_ids` and `labels` (MASKED where not trained), none empty or longer than recipe.max_tokens; the
+    rows have `input_ids` and `labels` (MASKED where not trained), none empty or longer than recipe.row_tokens; the
     tokenizer carries the run's chat template; `base` is the name that the adapter records for its base. `run.begin` has
     been called. With is_resumed it goes on from the newest complete checkpoint, or from the start where there is none.
     Where the card's memory runs out it goes on with less of it; the checkpoints name the setup that it then has.
     Raises Interrupted after Ctrl-C or SIGTERM, with a checkpoint written, and FlanliteError where it cannot go on.
     """
-    _check_rows(rows, recipe.max_tokens)
+    _check_rows(rows, recipe.row_tokens)
     checkpoint = newest_checkpoint(run.checkpoints_dir) if is_resumed else None
     remove_others(run.checkpoints_dir, checkpoint)
 
@@ -123,16 +121,16 @@ def build_trainer(
     from flanlite.engine.trainer import PackedTrainer
 
     lay_out(model, recipe, machine)
+    # trl puts its loss around whatever forward is there: an earlier trainer's too.
+    vars(model.get_base_model()).pop("forward", None)
     adapters = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
-    # unsloth announces itself on stdout, which belongs to the command's own output.
-    with contextlib.redirect_stdout(sys.stderr):
-        trainer = PackedTrainer(
-            model=model,
-            args=_arguments(recipe, run, machine),
-            train_dataset=rows,
-            eval_dataset=validation_rows or None,
-            processing_class=_hub_tokenizer(tokenizer),
-        )
+    trainer = PackedTrainer(
+        model=model,
+        args=_arguments(recipe, run, machine),
+        train_dataset=rows,
+        eval_dataset=validation_rows or None,
+        processing_class=_hub_tokenizer(tokenizer),
+    )
     for parameter, data in adapters:
         # trl has cast them to bfloat16, which float16's loss scaling cannot work with and a resume cannot restore.
         parameter.data = data
@@ -146,7 +144,6 @@ def build_trainer(
 def _arguments(recipe: Recipe, run: Run, machine: Machine) -> Any:
     from trl import SFTConfig  # type: ignore[attr-defined]
 
-    optimizer = {"cuda": "adamw_8bit", "cpu": "adamw_torch"}[machine.kind]
     micro_rows = recipe.setup.micro_rows
     schedule = "constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.folder / "tensorboard")
@@ -156,7 +153,7 @@ def _arguments(recipe: Recipe, run: Run, machine: Machine) -> Any:
             run_name=run.name,
             packing=True,
             packing_strategy="bfd",
-            max_length=recipe.max_tokens,
+            max_length=recipe.row_tokens,
             per_device_train_batch_size=micro_rows,
             # One row never takes more than a micro-step, and the losses do not depend on the setup.
             per_device_eval_batch_size=1,
@@ -166,7 +163,7 @@ def _arguments(recipe: Recipe, run: Run, machine: Machine) -> Any:
             warmup_steps=recipe.warmup_share,
             weight_decay=recipe.weight_decay,
             max_grad_norm=recipe.max_grad_norm,
-            optim=optimizer if recipe.optimizer == "auto" else recipe.optimizer,
+            optim=choose_optimizer(recipe.optimizer, has_card=machine.kind == "cuda"),
             # Off, so that transformers leaves the layers as they are laid out; unsloth's own marks outlive its switch.
             gradient_checkpointing=machine.backend == "unsloth",
             bf16=machine.dtype == "bfloat16",

@@ -5,8 +5,11 @@ Import this after `load_model`: unsloth replaces trl's classes, and they are bou
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,14 +33,64 @@ EVALUATIONS = 5
 """Validation losses in a run, beside the one before the first step."""
 
 
+class Arriving:
+    """Numbers on their way from the card: to read them waits for what the card was given before them, no more."""
+
+    def __init__(self, *numbers: torch.Tensor) -> None:
+        # float64 holds any float32, and any count of tokens.
+        on_card = torch.stack([number.detach().to(numbers[0].device, torch.float64) for number in numbers])
+        self.numbers = on_card.to("cpu", non_blocking=True)
+        self.arrival: Any = torch.cuda.Event() if on_card.is_cuda else None  # type: ignore[no-untyped-call]
+        if self.arrival is not None:
+            self.arrival.record()
+
+    def read(self) -> list[float]:
+        """The numbers, once they are here."""
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        return self.numbers.tolist()
+
+
+@contextlib.contextmanager
+def _unwaiting(*, is_paged: bool) -> Iterator[None]:
+    """Within it bitsandbytes hands the card one matrix's update after another.
+
+    Its 8-bit optimizers wait for the card after each of some hundred matrices. Only paged states need that, which move
+    between the card and the computer on their own.
+    """
+    if is_paged:
+        yield
+        return
+    updates: Any = importlib.import_module("bitsandbytes.optim.optimizer")
+    wait, updates.sync_gpu = updates.sync_gpu, lambda _: None
+    try:
+        yield
+    finally:
+        updates.sync_gpu = wait
+
+
 class PackedTrainer(SFTTrainer):
     """SFTTrainer on packed rows, whose losses are means over trained tokens, in validation too.
 
-    `step_tokens` and `step_trained_tokens` are those of the newest optimizer step, the latter still on the card.
+    An optimizer step waits for the card once, and with work queued on it: its loss, gradient norm and trained tokens
+    are read, and logged, when the first micro-step of the next one has been handed over. By then the next rows have
+    been made up and sent as well. What others wait for remains: in every micro-step transformers asks whether its rows
+    hold several conversations, and trl for the number of trained tokens, or unsloth for the conversations' lengths and
+    the places of the trained tokens; float16's scaler asks once a step whether the gradients are finite.
+
+    `tokens` and `trained_tokens` are those of all steps that have been read, in this sitting.
     """
 
+    tokens = 0
+    trained_tokens = 0
     step_tokens = 0
-    step_trained_tokens: torch.Tensor | int = 0
+    step_trained_tokens: Any = 0
+    unread: tuple[Arriving, int, float] | None = None
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As trl's, with an optimizer that does not wait for the card either."""
+        with _unwaiting(is_paged="paged" in self.args.optim):
+            return super().train(*args, **kwargs)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """The micro-batches of one optimizer step, counted: there is no padding in packed rows.
@@ -52,42 +105,100 @@ class PackedTrainer(SFTTrainer):
         self.step_trained_tokens = sum(batch["labels"].ne(MASKED).sum() for batch in batches)
         return batches, trained
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """One micro-step; with it on its way, what is known of the step before is logged."""
+        loss = super().training_step(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.log_last_step()
+        return loss
+
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss and nothing else: trl's own also reads four figures, and waits for the card each time."""
         wanted = {key: value for key, value in inputs.items() if key != "_prediction_loss_only"}
         return Trainer.compute_loss(self, model, wanted | {"use_cache": False}, *args, **kwargs)
 
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Nothing: transformers walks through all modules for an estimate, and nobody asks for it."""
+        return 0
+
+    def log_last_step(self) -> None:
+        """Log the newest optimizer step, if that has not been done; waits until the card is through with it."""
+        if self.unread is None:
+            return
+        arriving, tokens, learning_rate = self.unread
+        self.unread = None
+        loss, norm, trained_tokens = arriving.read()
+        self.tokens += tokens
+        self.trained_tokens += int(trained_tokens)
+        self._total_loss_scalar += loss
+        self.log({"loss": loss, "grad_norm": norm, "learning_rate": learning_rate})
+
+    def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        """As transformers does it, but what is logged is only fetched here; a validation or a checkpoint awaits it."""
+        if self.control.should_log:
+            self.control.should_log = False
+            figures = Arriving(tr_loss, grad_norm, self.step_trained_tokens)
+            self.unread = figures, self.step_tokens, kwargs["learning_rate"]
+            tr_loss.zero_()
+        if self.control.should_evaluate or self.control.should_save or self.control.should_training_stop:
+            self.log_last_step()
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
     def probe(self, max_tokens: int) -> None:
-        """One forward and backward of the largest micro-step there can be: full rows, each of two conversations.
+        """One forward and backward of the largest micro-steps there can be: full rows, all of it trained.
 
-        They are of different lengths, since attention takes another kernel for those of one length.
-
-        All of it is trained, the gradients are thrown away, and nothing that follows depends on it. It needs what
-        train() prepares. Raises what the device raises where memory runs out.
+        Each row is one conversation, then two of different lengths: attention takes another kernel for those of one
+        length, and either can be the dearer. Beside it lie gradients, as in a step's second micro-step, and the
+        optimizer's states, as from the second step on. All that is thrown away, and nothing that follows depends on
+        it. It needs what train() prepares. Raises what the device raises where memory runs out.
         """
         model: Any = self.model
         ids = [index % model.config.vocab_size for index in range(max_tokens)]
-        row = {"input_ids": ids, "labels": ids, "seq_lengths": [max_tokens // 3, max_tokens - max_tokens // 3]}
-        batch = self.data_collator([row] * self.args.per_device_train_batch_size)
-        trained = batch["labels"].ne(MASKED).sum().to(self.args.device)
-        with unchanged_randomness():
-            self.training_step(self.model_wrapped, batch, trained)  # type: ignore[no-untyped-call]
+        with unchanged_randomness(), self._lent_states():
+            for lengths in ([max_tokens], [max_tokens // 3, max_tokens - max_tokens // 3]):
+                row = {"input_ids": ids, "labels": ids, "seq_lengths": lengths}
+                batch = self.data_collator([row] * self.args.per_device_train_batch_size)
+                trained = batch["labels"].ne(MASKED).sum().to(self.args.device)
+                self.training_step(self.model_wrapped, batch, trained)
         model.zero_grad()
+
+    @contextlib.contextmanager
+    def _lent_states(self) -> Iterator[None]:
+        """Within it the optimizer has its states, unless a checkpoint has brought them, and every weight a gradient."""
+        # The bare one: accelerate's and the schedule's wrappers count steps.
+        wrapped: Any = self.optimizer
+        optimizer = wrapped.optimizer
+        # Paged states make room by themselves.
+        is_new = not optimizer.state and "paged" not in self.args.optim
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        try:
+            if is_new:
+                # Without a gradient, and at a rate of zero, a step leaves the weights as they are to the bit.
+                optimizer.step()
+            yield
+        finally:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            if is_new:
+                optimizer.state.clear()
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """The mean loss over all trained tokens of the validation set; Trainer's own weighs every batch the same."""
         model: Any = self.model
         was_training = model.training
         model.eval()
-        total, count = 0.0, 0
+        total = count = torch.zeros((), dtype=torch.float64, device=self.args.device)
         with unchanged_randomness():
             for batch in self.get_eval_dataloader():
-                trained = int(batch["labels"][..., 1:].ne(MASKED).sum())
+                trained = batch["labels"][..., 1:].ne(MASKED).sum()
                 loss, _, _ = self.prediction_step(model, batch, prediction_loss_only=True)  # type: ignore[no-untyped-call]
-                if trained:
-                    total += float(loss) * trained
-                    count += trained
-        metrics = {f"{metric_key_prefix}_loss": total / max(count, 1)}
+                # A mean over nothing may be no number.
+                total = total + torch.where(trained > 0, loss.double() * trained, 0.0)
+                count = count + trained
+        metrics = {f"{metric_key_prefix}_loss": float(total / count.clamp(min=1))}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         model.train(was_training)
@@ -118,7 +229,6 @@ class Conduct(TrainerCallback):
         self.before = spent
         self.interruption = interruption
         self.shown = shown
-        self.tokens = self.trained_tokens = 0
         self.moment = f"before step {spent.step + 1}"
         self.at_last_step: Randomness | None = None
         self.is_updating = False
@@ -132,8 +242,8 @@ class Conduct(TrainerCallback):
             self.before,
             step=self.trainer.state.global_step,
             seconds=self.before.seconds + time.monotonic() - self.began,
-            tokens=self.before.tokens + self.tokens,
-            trained_tokens=self.before.trained_tokens + self.trained_tokens,
+            tokens=self.before.tokens + self.trainer.tokens,
+            trained_tokens=self.before.trained_tokens + self.trainer.trained_tokens,
             peak_memory_bytes=max(self.before.peak_memory_bytes, peak_memory_bytes()),
         )
 
@@ -141,7 +251,7 @@ class Conduct(TrainerCallback):
         self.began = self.saved = time.monotonic()
         self.shown.start(state.global_step, state.max_steps)
         if torch.cuda.is_available():
-            self.trainer.probe(self.recipe.max_tokens)
+            self.trainer.probe(self.recipe.row_tokens)
         validated = {entry["step"] for entry in state.log_history if "eval_loss" in entry}
         if self.is_validated_at(state.global_step) and state.global_step not in validated:
             self.trainer.evaluate()
@@ -166,9 +276,6 @@ class Conduct(TrainerCallback):
         self.moment = f"after step {state.global_step}"
         self.is_updating = False
         self.at_last_step = Randomness.now()
-        self.tokens += self.trainer.step_tokens
-        # This waits for the card; so does the loss, which is shown next.
-        self.trained_tokens += int(self.trainer.step_trained_tokens)
         control.should_evaluate = self.is_validated_at(state.global_step)
         if state.global_step >= state.max_steps:
             # What follows is the adapter itself.
@@ -195,7 +302,8 @@ class Conduct(TrainerCallback):
             raise FlanliteError(
                 f"The loss is {logs['loss']} at step {state.global_step}.", "Try a lower learning_rate, or other data."
             )
-        self.shown.advance(state.global_step, state.max_steps, logs["loss"], self.tokens, self.trained_tokens)
+        tokens, trained_tokens = self.trainer.tokens, self.trainer.trained_tokens
+        self.shown.advance(state.global_step, state.max_steps, logs["loss"], tokens, trained_tokens)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.seal(self.spent, self.recipe.setup)
@@ -216,6 +324,7 @@ class Conduct(TrainerCallback):
         """
         model: Any = self.trainer.model
         model.zero_grad()
+        self.trainer.log_last_step()
         spent = replace(self.spent, peak_memory_bytes=0)
         newest = newest_checkpoint(self.run.checkpoints_dir)
         stored = Progress() if newest is None else read_progress(newest)
