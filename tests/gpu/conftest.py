@@ -6,6 +6,11 @@ import pytest
 import torch
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark by which a test names the scenarios whose outcome it looks at."""
+    config.addinivalue_line("markers", "needs(*scenarios): started before the first test, side by side with others")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark this folder's tests; the hook is handed those of all folders."""
     for item in items:

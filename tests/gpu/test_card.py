@@ -1,82 +1,68 @@
 """Real 4-bit training on whatever card is there, with random models: no network, nothing to download.
 
-Every tune runs in a process of its own, since unsloth changes transformers, trl and peft for the whole process; and
-what follows a tune runs here, where unsloth is never imported.
+Every tune runs in a process of its own, and those of all tests that were chosen side by side; what follows a tune runs
+here, where unsloth is never imported.
 """
 
 import csv
-import importlib.util
 import json
 import math
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scenarios as made
 import torch
-from agent_flan_talk import SETTINGS as TALK_SETTINGS
-from agent_flan_talk import add_end_of_turn, write_rows
-from micro_steps import MicroStep
-from random_llama import make_rows, write_base
+from planned_step import CASES
+from random_llama import make_rows
 from safetensors.torch import load_file
+from scenarios import BACKENDS, LAYERS, SETUPS, STEPS, Bases, Outcomes
 from test_protocol_stop import assert_answers_are_learnt
 
-from flanlite.engine.checkpoints import newest_checkpoint
 from flanlite.engine.device import BFLOAT16_CAPABILITY, Machine, choose_machine
 from flanlite.engine.generate import generate
 from flanlite.engine.load import load_for_generation
-from flanlite.plan import make_plan
-from flanlite.recipe import Recipe, load_recipe
+from flanlite.recipe import Recipe
 from flanlite.run import Run
 
-TESTS = Path(__file__).parents[1]
-TIMEOUT_S = 600
-SETTINGS = ("epochs=10", "lora_dropout=0", "learning_rate=1e-3", "save_minutes=60")
-STEPS = 50
+WITHOUT_MARGIN = (0.75, 1.1)
+"""Between which the peak lies that was measured, in parts of what is planned before the margin."""
 
-needs_unsloth = pytest.mark.skipif(importlib.util.find_spec("unsloth") is None, reason="needs the unsloth package")
-BACKENDS = [pytest.param("unsloth", marks=needs_unsloth), "peft"]
+WAITS_A_STEP, WAITS_A_MICRO_STEP = 1, {"peft": 2, "unsloth": 4}
+"""How often the card is waited for at most: for a step's figures once, the rest is told in PackedTrainer."""
+
+OPERATIONS = {
+    "SDPA with a mask": ("_efficient_attention", "_cudnn_attention"),
+    "SDPA by document": ("_flash_attention", "_cudnn_attention", "_efficient_attention"),
+    "torch varlen": ("_varlen_attn",),
+    "xformers": ("xformers", "efficient_attention_forward"),
+    "flash-attn": ("flash_attn",),
+}
+"""What the operations of attention are called, one of them, where a kernel is chosen."""
+
+FLOAT32_KERNELS = ("sgemm", "tf32", "f32f32")
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Heads of 64 and widths that suit the kernels; small weights, as real ones are."""
-    folder = tmp_path_factory.mktemp("base")
-    return write_base(folder, width=256, intermediate=512, head_width=64, spread=0.02, dtype="bfloat16")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
+    found = Bases.write(tmp_path_factory.mktemp("bases"))
+    torch.cuda.empty_cache()
+    return found
 
 
-def python(*arguments: str | Path) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    """What it printed on stdout, once it has ended well."""
-    out, err = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0, f"{out}\n{err}"
-    return out
-
-
-def start(base: Path, run: Run, *arguments: str) -> subprocess.Popen[str]:
-    return python(TESTS / "small_tune.py", base, run.folder, *arguments)
-
-
-def tune(base: Path, run: Run, *arguments: str) -> str:
-    """What a whole tune printed on stdout."""
-    return finish(start(base, run, *arguments))
-
-
-def micro_steps(base: Path, folder: Path, settings: tuple[str, ...], *setups: str) -> list[MicroStep]:
-    """The first micro-step with each setup, written as rows,kept,offload."""
-    finish(python(TESTS / "micro_steps.py", base, folder, *settings, "--", *setups))
-    found = torch.load(folder / "micro_steps.pt", weights_only=False)
-    return [MicroStep(**each) for each in found]
+@pytest.fixture(scope="module")
+def outcome(request: pytest.FixtureRequest, bases: Bases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The scenarios' outcomes; those that the chosen tests need are all under way."""
+    outcomes = Outcomes(tmp_path_factory.mktemp("outcomes"), bases)
+    for item in request.session.items:
+        if item.path == request.path and item.get_closest_marker("skip") is None:
+            for mark in item.iter_markers("needs"):
+                for scenario in mark.args:
+                    outcomes.start(scenario, **item.callspec.params)
+    yield outcomes
+    outcomes.close()
 
 
 def distance(gradients: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
@@ -95,22 +81,10 @@ def adapter(run: Run) -> dict[str, torch.Tensor]:
     return load_file(run.adapter_dir / "adapter_model.safetensors")
 
 
-@pytest.fixture(scope="module")
-def deep_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight layers whose activations outweigh all else, once there are some thousand tokens."""
-    folder = tmp_path_factory.mktemp("deep_base")
-    return write_base(folder, layers=8, width=1024, intermediate=2816, head_width=64, spread=0.02, dtype="bfloat16")
-
-
-@pytest.fixture(scope="module")
-def runs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """One finished run of every backend that is there, in the type that suits the card."""
-    folder = tmp_path_factory.mktemp("runs")
-    names = ["peft"] + ["unsloth"] * (importlib.util.find_spec("unsloth") is not None)
-    found = {name: Run(folder / name) for name in names}
-    for name, run in found.items():
-        tune(base, run, *SETTINGS, f"backend={name}")
-    return found
+def write_down(name: str, content: Any) -> None:
+    """Leave figures in the folder that the variable OUT names, where it is set."""
+    if "OUT" in os.environ:
+        (Path(os.environ["OUT"]) / name).write_text(json.dumps(content, indent=2))
 
 
 def test_the_card_is_found_and_its_compute_type_follows_its_capability() -> None:
@@ -121,9 +95,10 @@ def test_the_card_is_found_and_its_compute_type_follows_its_capability() -> None
     assert machine.memory_bytes > 10**9
 
 
+@pytest.mark.needs.with_args(made.finished)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_fifty_packed_steps_lower_the_loss_and_leave_float32_adapters(runs: dict[str, Run], backend: str) -> None:
-    run = runs[backend]
+def test_fifty_packed_steps_lower_the_loss_and_leave_float32_adapters(outcome: Outcomes, backend: str) -> None:
+    run, _ = outcome(made.finished, backend=backend)
     curve = losses(run)
     assert len(curve) == STEPS
     assert all(map(math.isfinite, curve))
@@ -135,171 +110,178 @@ def test_fifty_packed_steps_lower_the_loss_and_leave_float32_adapters(runs: dict
     assert run.record["measured"]["peak_memory_of"] == "card"
 
 
-@needs_unsloth
-def test_both_backends_see_the_same_rows_and_take_the_same_losses_over_fifty_steps(runs: dict[str, Run]) -> None:
-    mine, theirs = (runs[name].record["measured"] for name in ("unsloth", "peft"))
-    assert (mine["tokens"], mine["trained_tokens"]) == (theirs["tokens"], theirs["trained_tokens"])
-    assert adapter(runs["unsloth"]).keys() == adapter(runs["peft"]).keys()
-    # The first loss is the base's own, before any update: only the arithmetic of 16 bits lies between the two.
-    assert losses(runs["unsloth"])[0] == pytest.approx(losses(runs["peft"])[0], rel=5e-3)
-    assert losses(runs["unsloth"]) == pytest.approx(losses(runs["peft"]), rel=3e-2)
-    assert mine["validation_loss"] == pytest.approx(theirs["validation_loss"], rel=3e-2)
-
-
+@pytest.mark.needs.with_args(made.finished, made.offloaded)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_float16_with_its_loss_scaling_trains_on_any_card_and_resumes(
-    runs: dict[str, Run], base: Path, tmp_path: Path, backend: str
+def test_stdout_holds_the_progress_and_nothing_else(outcome: Outcomes, backend: str) -> None:
+    _, said = outcome(made.finished, backend=backend)
+    for out in (said, outcome(made.offloaded, backend=backend)):
+        assert out
+        assert all(line.startswith("step ") for line in out.splitlines()), out
+
+
+@pytest.mark.needs.with_args(made.finished)
+@pytest.mark.parametrize("backend", BACKENDS[:1])
+def test_both_backends_see_the_same_rows_and_take_the_same_losses_over_fifty_steps(
+    outcome: Outcomes, backend: str
 ) -> None:
-    run = Run(tmp_path / "float16")
-    settings = (*SETTINGS[:-1], f"backend={backend}", "dtype=float16", "save_minutes=1e-9")
-    process = start(base, run, *settings)
-    deadline = time.monotonic() + TIMEOUT_S
-    while process.poll() is None and newest_checkpoint(run.checkpoints_dir) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 1, err
-    checkpoint = newest_checkpoint(run.checkpoints_dir)
-    assert checkpoint is not None
-    assert (checkpoint / "scaler.pt").is_file()
-    tune(base, run, "--resume", *settings)
+    (mine, _), (other, _) = outcome(made.finished, backend=backend), outcome(made.finished, backend="peft")
+    for key in ("tokens", "trained_tokens"):
+        assert mine.record["measured"][key] == other.record["measured"][key]
+    assert adapter(mine).keys() == adapter(other).keys()
+    # The first loss is the base's own, before any update: only the arithmetic of 16 bits lies between the two.
+    assert losses(mine)[0] == pytest.approx(losses(other)[0], rel=5e-3)
+    assert losses(mine) == pytest.approx(losses(other), rel=3e-2)
+    assert losses(mine, "validation_loss")[-1] == pytest.approx(losses(other, "validation_loss")[-1], rel=3e-2)
+
+
+@pytest.mark.needs.with_args(made.float16, made.finished)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_float16_with_its_loss_scaling_trains_on_any_card_and_resumes(outcome: Outcomes, backend: str) -> None:
+    run, has_scale = outcome(made.float16, backend=backend)
+    assert has_scale
     curve = losses(run)
     assert len(curve) == STEPS
+    assert all(map(math.isfinite, curve))
     # The scaler skips the first steps until its scale fits, so the curves are alike and not the same.
-    assert curve[0] == pytest.approx(losses(runs[backend])[0], rel=1e-2)
+    assert curve[0] == pytest.approx(losses(outcome(made.finished, backend=backend)[0])[0], rel=1e-2)
     assert curve[-1] < 0.95 * curve[0]
     assert {tensor.dtype for tensor in adapter(run).values()} == {torch.float32}
 
 
+@pytest.mark.needs.with_args(made.killed, made.finished)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_killed_run_resumes_to_the_losses_of_an_uninterrupted_one(
-    runs: dict[str, Run], base: Path, tmp_path: Path, backend: str
-) -> None:
-    run, draw = Run(tmp_path / "killed"), random.Random(1)
-    settings = (*SETTINGS[:-1], f"backend={backend}", "save_minutes=1e-9")
-    process = start(base, run, *settings)
-    while process.poll() is None and newest_checkpoint(run.checkpoints_dir) is None:
-        time.sleep(0.01)
-    time.sleep(draw.uniform(0, 0.3))
-    process.kill()
-    process.communicate()
-    if not run.adapter_dir.is_dir():
-        tune(base, run, "--resume", *settings)
+def test_a_killed_run_resumes_to_the_losses_of_an_uninterrupted_one(outcome: Outcomes, backend: str) -> None:
+    run, whole = outcome(made.killed, backend=backend), outcome(made.finished, backend=backend)[0]
     # The kernels of a card add in no fixed order, so this is close and not equal to the bit.
-    assert losses(run) == pytest.approx(losses(runs[backend]), rel=1e-2)
+    assert losses(run) == pytest.approx(losses(whole), rel=1e-2)
 
 
+@pytest.mark.needs.with_args(made.finished)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_merging_and_generating_after_it(runs: dict[str, Run], base: Path, tmp_path: Path, backend: str) -> None:
-    from flanlite.engine.merging import Source, merge
+def test_merging_and_generating_after_it(outcome: Outcomes, bases: Bases, tmp_path: Path, backend: str) -> None:
+    from flanlite.engine.merging import MergeInputs, merge
 
-    run, machine = runs[backend], choose_machine(Recipe(backend="peft"))
+    run, machine = outcome(made.finished, backend=backend)[0], choose_machine(Recipe(backend="peft"))
     prompts = [row["input_ids"] for row in make_rows(6, seed=4)]
-    source = Source(base, run.adapter_dir, nf4_dtype=machine.dtype)
-    report = merge(source, tmp_path / "merged", stop_ids=[2], token_rows=prompts[:4], pad_id=0)
+    inputs = MergeInputs(bases.small, run.adapter_dir, nf4_dtype=machine.dtype)
+    report = merge(inputs, tmp_path / "merged", stop_ids=[2], token_rows=prompts[:4], pad_id=0)
     assert report.passed, report.parity
-    tuned = load_for_generation(base, run.adapter_dir, machine)
+    tuned = load_for_generation(bases.small, run.adapter_dir, machine)
     replies = generate(tuned, prompts, [2], 16)
     assert [len(reply) <= 16 for reply in replies] == [True] * len(prompts)
     merged = load_for_generation(report.folder, None, machine, is_4bit=False)
     assert len(generate(merged, prompts, [2], 16)) == len(prompts)
 
 
+@pytest.mark.needs.with_args(made.laid_out)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_layers_of_a_7b_train_at_full_length(tmp_path: Path, backend: str) -> None:
-    """Two layers with Llama-2-7B's shapes, and its vocabulary: kernels, memory and speed at real sizes."""
-    if torch.cuda.mem_get_info()[0] < 7 * 2**30:
-        pytest.skip("needs 7 GiB of free memory on the card")
-    base = write_base(
-        tmp_path, width=4096, intermediate=11008, head_width=128, vocabulary=32_000, spread=0.02, dtype="bfloat16"
-    )
-    torch.cuda.empty_cache()
-    run = Run(tmp_path / "run")
-    settings = ("max_tokens=2048", "batch_rows=1", "micro_rows=1", "epochs=3", "kept_layers=0")
-    tune(base, run, *settings, "lora_dropout=0", f"backend={backend}")
-    assert all(map(math.isfinite, losses(run)))
-    measured = run.record["measured"]
-    print(f"{backend}: {measured['tokens_per_second']:.0f} tokens/s, {measured['peak_memory_bytes'] / 2**30:.2f} GiB")
-    assert measured["peak_memory_bytes"] < 6 * 2**30
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_kept_and_offloaded_layers_change_neither_loss_nor_gradients(
-    deep_base: Path, tmp_path: Path, backend: str
-) -> None:
-    settings = (f"backend={backend}", "lora_dropout=0", "max_tokens=1024")
-    setups = ("2,8,false", "2,0,false", "2,3,false", "2,0,true", "2,3,true", "2,8,false")
-    whole, *others = micro_steps(deep_base, tmp_path, settings, *setups)
-    for setup, made in zip(setups[1:], others, strict=True):
-        assert made.loss == pytest.approx(whole.loss, rel=1e-5)
+def test_kept_and_offloaded_layers_change_neither_loss_nor_gradients(outcome: Outcomes, backend: str) -> None:
+    whole, *others = outcome(made.laid_out, backend=backend)
+    for setup, each in zip(SETUPS[1:], others, strict=True):
+        assert each.loss == pytest.approx(whole.loss, rel=1e-5)
         # Attention's backward on a card adds in no fixed order.
-        assert distance(made.gradients, whole.gradients) < 1e-2
+        assert distance(each.gradients, whole.gradients) < 1e-2
         kept = int(setup.split(",")[1])
-        assert sorted(made.forwards.values()) == [1] * kept + [2] * (8 - kept)
+        assert sorted(each.forwards.values()) == [1] * kept + [2] * (LAYERS - kept)
 
 
+@pytest.mark.needs.with_args(made.one_by_one)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", ["auto", "float16"])
 def test_layers_hand_on_16_bits_and_packed_rows_give_what_their_conversations_give(
-    base: Path, tmp_path: Path, backend: str, dtype: str
+    outcome: Outcomes, backend: str, dtype: str
 ) -> None:
-    settings = (f"backend={backend}", f"dtype={dtype}", "lora_dropout=0", "max_tokens=512")
-    [made] = micro_steps(base, tmp_path, settings, "2,2,false")
+    step = outcome(made.one_by_one, backend=backend, dtype=dtype)
     expected = choose_machine(Recipe()).dtype if dtype == "auto" else dtype
-    assert made.types == {f"torch.{expected}"}
-    assert made.loss == pytest.approx(made.single_loss, rel=5e-3)
-    assert distance(made.gradients, made.single_gradients) < 5e-2
+    assert step.types == {f"torch.{expected}"}
+    assert math.isfinite(step.loss)
+    assert step.loss == pytest.approx(step.single_loss, rel=5e-3)
+    assert distance(step.gradients, step.single_gradients) < 5e-2
 
 
+@pytest.mark.needs.with_args(made.capped)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_under_a_cap_the_ladder_finds_a_setup_that_fits_and_the_losses_stay(
-    deep_base: Path, tmp_path: Path, backend: str
-) -> None:
-    settings = (*SETTINGS[1:], "max_tokens=2048", "epochs=8", "micro_rows=1", "batch_rows=1", f"backend={backend}")
-    whole, small, capped = (Run(tmp_path / name) for name in ("whole", "small", "capped"))
-    tune(deep_base, whole, *settings, "kept_layers=8")
-    tune(deep_base, small, *settings, "kept_layers=0")
-    most, least = (run.record["measured"]["peak_memory_bytes"] for run in (whole, small))
-    assert least < 0.8 * most
-    said = tune(deep_base, capped, *settings, "kept_layers=8", f"--cap={(least + most) // 2}")
-    assert "The card ran out of memory before step 1; goes on with " in said
-    measured = capped.record["measured"]
-    assert measured["setup"]["kept_layers"] < 8
-    assert measured["peak_memory_bytes"] <= (least + most) // 2
-    assert losses(capped) == pytest.approx(losses(whole), rel=1e-2)
+def test_under_a_cap_the_ladder_finds_a_setup_that_fits_and_the_losses_stay(outcome: Outcomes, backend: str) -> None:
+    found = outcome(made.capped, backend=backend)
+    assert found.least_bytes < 0.8 * found.whole.record["measured"]["peak_memory_bytes"]
+    assert "The card ran out of memory before step 1; goes on with " in found.said
+    measured = found.capped.record["measured"]
+    assert measured["setup"]["kept_layers"] < LAYERS
+    assert measured["peak_memory_bytes"] <= found.cap_bytes
+    assert losses(found.capped) == pytest.approx(losses(found.whole), rel=1e-2)
 
 
+@pytest.mark.needs.with_args(made.capped)
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("tokens", "rows", "kept"), [(2048, 1, 0), (2048, 2, 3), (4096, 1, 8)])
-def test_a_plan_is_never_below_what_is_used(
-    deep_base: Path, tmp_path: Path, backend: str, tokens: int, rows: int, kept: int
+def test_a_card_that_shrinks_in_the_middle_costs_nothing_but_speed(outcome: Outcomes, backend: str) -> None:
+    found = outcome(made.capped, backend=backend)
+    assert "The card ran out of memory at step 4; goes on with " in found.said_when_shrunk
+    measured, whole = found.shrunk.record["measured"], found.whole.record["measured"]
+    assert measured["setup"]["kept_layers"] < LAYERS
+    assert measured["peak_memory_bytes"] <= found.cap_bytes
+    for key in ("steps", "tokens", "trained_tokens"):
+        assert measured[key] == whole[key]
+    assert losses(found.shrunk) == pytest.approx(losses(found.whole), rel=1e-2)
+
+
+@pytest.mark.needs.with_args(made.planned)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", CASES)
+def test_a_plan_is_never_below_what_is_used_and_near_it_before_the_margin(
+    outcome: Outcomes, backend: str, case: str
 ) -> None:
-    settings = (f"max_tokens={tokens}", "batch_rows=2", f"micro_rows={rows}", f"kept_layers={kept}", "offload=false")
-    settings += (*SETTINGS[1:], "epochs=2", f"backend={backend}")
-    run = Run(tmp_path / "run")
-    plan, _ = make_plan(load_recipe(None, [f"base={deep_base}", *settings, "lora_r=8"]))
-    tune(deep_base, run, *settings)
-    used = run.record["measured"]["peak_memory_bytes"]
-    planned = plan.peak_bytes - plan.parts["CUDA context"]
-    print(f"{backend}, {rows} x {tokens} tokens, {kept} kept: {used / 2**20:.0f} of {planned / 2**20:.0f} MiB planned")
-    assert run.record["measured"]["setup"]["kept_layers"] == kept
+    found = outcome(made.planned, backend=backend, case=case)
+    used, predicted, planned = (found[key] for key in ("measured", "predicted", "planned"))
+    print(
+        f"{backend}, {case}: {used / 2**20:.0f} MiB, {used / predicted:.2f} of the parts, {used / planned:.2f} of all"
+    )
+    assert math.isfinite(found["last_loss"])
     assert used <= planned
+    least, most = WITHOUT_MARGIN
+    assert least <= used / predicted <= most
 
 
+def test_the_plans_ratios_are_written_down(outcome: Outcomes) -> None:
+    found = {}
+    for (scenario, *about), future in outcome.started.items():
+        if scenario is made.planned:
+            name = ", ".join(value for _, value in about)
+            found[name] = {"error": str(future.exception())} if future.exception() else future.result()
+    for each in found.values():
+        if "measured" in each:
+            each["of_the_parts"] = each["measured"] / each["predicted"]
+            each["of_all"] = each["measured"] / each["planned"]
+    write_down("plan.json", found)
+    assert not [name for name, each in found.items() if "error" in each]
+
+
+@pytest.mark.needs.with_args(made.profiled)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_agent_flans_end_of_turn_is_learnt_and_generation_stops_on_it(tmp_path: Path, backend: str) -> None:
-    base = write_base(tmp_path / "base", width=256, intermediate=512, head_width=64, spread=0.05, dtype="bfloat16")
-    add_end_of_turn(base)
-    data, run = write_rows(tmp_path / "rows.jsonl"), Run(tmp_path / "run")
-    settings = (*TALK_SETTINGS, f"backend={backend}")
-    finish(python("-m", "flanlite", "tune", "--base", base, "--data", data, "--out", run.folder, *settings))
+@pytest.mark.parametrize("micro_rows", ["1", "4"])
+def test_a_step_waits_for_the_card_seldom_and_computes_in_16_bits(
+    outcome: Outcomes, backend: str, micro_rows: str
+) -> None:
+    found = outcome(made.profiled, backend=backend, micro_rows=micro_rows)
+    write_down(f"step-{backend}-{micro_rows}.json", found)
+    waits = sum(found["waits"].values())
+    print(f"{backend}, {micro_rows} rows at once: {found['waits']}; {found['attention']}: {found['operations']}")
+    assert waits <= WAITS_A_STEP + WAITS_A_MICRO_STEP[backend] * 4 // int(micro_rows)
+    assert not found["products"]
+    in_float32 = sum(us for name, us in found["kernels"].items() if any(word in name for word in FLOAT32_KERNELS))
+    assert in_float32 <= 0.02 * sum(found["kernels"].values())
+    assert any(word in name for name in found["operations"] for word in OPERATIONS[found["attention"]])
+
+
+@pytest.mark.needs.with_args(made.talked)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_agent_flans_end_of_turn_is_learnt_and_generation_stops_on_it(outcome: Outcomes, backend: str) -> None:
+    run, base = outcome(made.talked, backend=backend)
     assert_answers_are_learnt(run.adapter_dir, base, choose_machine(Recipe(backend="peft")))
 
 
-def test_a_base_stored_in_4_bits_computes_in_the_type_of_this_machine(base: Path, tmp_path: Path) -> None:
+def test_a_base_stored_in_4_bits_computes_in_the_type_of_this_machine(bases: Bases, tmp_path: Path) -> None:
     card: Any = choose_machine(Recipe(backend="peft"))
-    load_for_generation(base, None, card).save_pretrained(tmp_path)
+    load_for_generation(bases.small, None, card).save_pretrained(tmp_path)
     forced = Machine("cuda", card.name, "peft", "float16", card.capability, card.memory_bytes)
     stored = load_for_generation(tmp_path, None, forced)
     layers = [module for module in stored.modules() if type(module).__name__ == "Linear4bit"]
@@ -307,11 +289,3 @@ def test_a_base_stored_in_4_bits_computes_in_the_type_of_this_machine(base: Path
     ids = torch.tensor([make_rows(1)[0]["input_ids"]], device="cuda")
     with torch.inference_mode():
         assert stored(input_ids=ids).logits.isfinite().all()
-
-
-def test_unsloth_keeps_stdout_clean(runs: dict[str, Run], base: Path, tmp_path: Path) -> None:
-    if "unsloth" not in runs:
-        pytest.skip("needs the unsloth package")
-    out = tune(base, Run(tmp_path / "run"), *SETTINGS, "backend=unsloth")
-    assert all(line.startswith("step ") for line in out.splitlines()), out
-    assert json.loads(Run(tmp_path / "run").record_file.read_text())["backend"] == "unsloth"
