@@ -72,8 +72,8 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def recipe_for(base: Path, kept_layers: int, *settings: str) -> Recipe:
-    fixed = (f"base={base}", f"max_tokens={TOKENS}", "batch_rows=1", "micro_rows=1", f"lora_r={RANK}", "offload=false")
-    return load_recipe(None, [*fixed, f"kept_layers={kept_layers}", *settings])
+    step = (f"max_tokens={TOKENS}", f"batch_tokens={TOKENS}", "micro_rows=1", f"kept_layers={kept_layers}")
+    return load_recipe(None, [f"base={base}", *step, f"lora_r={RANK}", "offload=false", *settings])
 
 
 def workload(base: Path, machine: Machine) -> Workload:

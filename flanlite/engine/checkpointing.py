@@ -65,7 +65,7 @@ def _lay_out_with_unsloth(model: Any, recipe: Recipe, machine: Machine) -> None:
         vars(layer).pop("_unsloth_skip_checkpoint", None)
     unsloth_layers.skip_checkpointing(model, recipe.setup.kept_layers)
     mode = unsloth_layers.apply_unsloth_gradient_checkpointing(
-        unsloth_mode(recipe), recipe.max_tokens, machine.torch_dtype
+        unsloth_mode(recipe), recipe.row_tokens, machine.torch_dtype
     )
     model._unsloth_gradient_checkpointing = mode
     if mode == "unsloth":

@@ -166,7 +166,7 @@ def _load_with_unsloth(base_dir: Path, recipe: Recipe, machine: Machine) -> Any:
 
         model, _ = unsloth.FastLanguageModel.from_pretrained(
             model_name=str(base_dir),
-            max_seq_length=recipe.max_tokens,
+            max_seq_length=recipe.row_tokens,
             dtype=machine.torch_dtype,
             load_in_4bit=True,
             use_exact_model_name=True,
@@ -183,7 +183,7 @@ def _load_with_unsloth(base_dir: Path, recipe: Recipe, machine: Machine) -> Any:
             bias="none",
             use_gradient_checkpointing=unsloth_mode(recipe),
             random_state=recipe.seed,
-            max_seq_length=recipe.max_tokens,
+            max_seq_length=recipe.row_tokens,
         )
 
 

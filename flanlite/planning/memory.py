@@ -11,7 +11,12 @@ unsloth (fused kernels that save their inputs)
     MLP             gate and up projection; the product is computed again       4M
     norms of Q, K   their inputs and factors (Qwen3)                            2(q + kv) + 4(h + g)
     by document     the outputs of the calls once more, joined; K and V as wide as Q
+    torch varlen    the outputs once more: a row of one conversation, or of several as long, is left to SDPA
     xformers        K and V as wide as Q
+    bias of Q, K, V not fused: the three products with A (Qwen2)                6r
+                    and, a layer, their LoRA matrices in 16 bits
+    dropout         a mask of bytes for the input of each of the seven          5H + q + M
+                    beside a bias of Q, K, V what it lets through to the three  4H more
 peft (transformers' own operations under autocast)
     both norms      the input in float32 4H, its factor 4, the output sH        8H + 2sH + 8
     attention       Q, K, V as wide as Q, output; a float32 sum for each head   4sq + 4h
@@ -20,14 +25,15 @@ peft (transformers' own operations under autocast)
     LoRA            the seven products with A                                   7sr
     mask            every layer's own copy in the compute type                  sT
                     and, a layer, the LoRA matrices in 16 bits
-A dropout in front of LoRA saves what it lets through, and a mask of bytes, for each of the seven, in the place of their
-common inputs: (s + 1)(5H + q + M) - s(2H + M) more.
+    dropout         what it lets through and a mask of bytes for each of the    (s + 1)(5H + q + M)
+                    seven, in the place of their common inputs                  - s(2H + M)
 
 A recomputed layer keeps its input, sH. The last layer is kept first of all, and its activations are gone before another
 is recomputed: so a recomputed layer needs room of its own only where no layer is kept.
 
-The formulas of peft were compared with real tensors on a CPU; those of unsloth are from its source. Nothing has been
-measured on a card yet, hence the margin.
+What is saved was compared with the tensors that real models save on a CPU, unsloth's with its kernels interpreted; the
+kernels of attention that only cards have are reckoned from their source. Nothing has been measured on a card yet, hence
+the margin.
 """
 
 from __future__ import annotations
@@ -144,13 +150,19 @@ def activation_parts(work: Workload, setup: Setup) -> dict[str, int]:
 
 def layer_bytes(work: Workload, tokens: int) -> int:
     """Bytes that one layer saves for its backward; the derivation is in this module's docstring."""
-    # unsloth's fused kernels do without dropout: with it the layers compute as peft's do.
-    is_fused = work.backend == "unsloth" and not work.has_dropout
-    per_token = _fused_bytes(work) if is_fused else _plain_bytes(work)
+    per_token = _fused_bytes(work) if work.backend == "unsloth" else _plain_bytes(work)
     if work.attention == "SDPA with a mask":
         per_token += work.compute_bytes * tokens
-    casts = 0 if is_fused or work.dtype == "float32" else 2 * work.lora_parameters // work.shape.layers
-    return per_token * tokens + casts
+    return per_token * tokens + _cast_bytes(work)
+
+
+def _cast_bytes(work: Workload) -> int:
+    """The LoRA matrices of one layer in 16 bits, of those linear layers that compute under autocast."""
+    if work.backend == "peft":
+        matrices = work.shape.matrices if work.dtype != "float32" else ()
+    else:
+        matrices = work.shape.matrices[:3] if work.shape.qkv_bias else ()
+    return sum(2 * work.lora_r * (rows + columns) for rows, columns in matrices)
 
 
 def _fused_bytes(work: Workload) -> int:
@@ -159,7 +171,11 @@ def _fused_bytes(work: Workload) -> int:
     total = 8 * shape.hidden + 8 + 4 * q + 4 * kv + 4 * shape.heads + 4 * shape.intermediate
     if shape.qk_norm:
         total += 2 * (q + kv) + 4 * (shape.heads + shape.kv_heads)
-    if work.attention == "SDPA by document":
+    if shape.qkv_bias:
+        total += 6 * work.lora_r
+    if work.has_dropout:
+        total += 5 * shape.hidden + q + shape.intermediate + (4 * shape.hidden if shape.qkv_bias else 0)
+    if work.attention in ("SDPA by document", "torch varlen"):
         total += 2 * q
     if work.attention in ("SDPA by document", "xformers"):
         total += 4 * (q - kv)
