@@ -168,7 +168,7 @@ class Recipe:
         hints = typing.get_type_hints(Recipe)
         unknown = next((key for key in settings if key not in hints), None)
         if unknown is not None:
-            near = difflib.get_close_matches(unknown, hints, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(str(unknown), hints, n=1, cutoff=0.5)
             hint = f"Did you mean {near[0]}?" if near else "`flanlite tune --dry-run` lists every key."
             raise FlanliteError(f"{origin} sets {unknown!r}, which is no setting.", hint)
         values = {key: _coerced(key, value, hints[key], origin) for key, value in settings.items()}

@@ -12,8 +12,10 @@ from typing import Any, Literal
 from flanlite.errors import FlanliteError
 from flanlite.run import write_json
 
-LOSS_TOLERANCE = 0.005
-"""Losses of the same conversations that are further apart, in nats, are told: the kernels round, but no more."""
+LOSS_TOLERANCE = 0.02
+"""Losses of the same conversation that are further apart, in nats, are told: 16 bits round so much, but no more.
+Where one conversation sees another the difference is some ten times as large.
+"""
 
 Outcome = Literal["measured", "out of memory", "out of time", "failed"]
 
@@ -22,19 +24,24 @@ Outcome = Literal["measured", "out of memory", "out of time", "failed"]
 class Measured:
     """Figures of one training: of each timed step its seconds and its tokens, and of the whole its memory.
 
-    Padding is in no count of tokens. `first_loss` is the mean over the trained tokens of the first conversations, the
-    same in all variants, before the first update, in nats. Bytes are the peaks of torch's allocator on the card, None
-    without one.
+    Padding is in no count of tokens. `first_losses` are the means over the trained tokens of each of the first
+    conversations, smallest first, before the first update, in nats: the same in all variants. Bytes are the peaks of
+    torch's allocator on the card, None without one.
     """
 
     seconds: Sequence[float]
     tokens: Sequence[int]
     trained_tokens: Sequence[int]
     padding_share: float
-    first_loss: float
+    first_losses: Sequence[float]
     allocated_bytes: int | None
     reserved_bytes: int | None
     settings: Mapping[str, Any]
+
+    @property
+    def first_loss(self) -> float:
+        """The mean over the first conversations."""
+        return sum(self.first_losses) / len(self.first_losses)
 
     @property
     def tokens_per_s(self) -> float:
@@ -63,12 +70,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Entry:
-    """How the measurement of a variant with one micro-batch ended; `note` says why it was not measured, or not well."""
+    """How the measurement of a variant with one micro-batch ended; `note` says why it was not measured, or not well.
+
+    `limit_s` is the time that it had.
+    """
 
     variant: str
     micro_batch: int
     accumulation: int
     outcome: Outcome
+    limit_s: float
     note: str = ""
     measured: Measured | None = None
 
@@ -115,9 +126,9 @@ class Results:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.file, {"about": self.about, "entries": [asdict(each) for each in self.entries]})
 
-    def forget_failed(self, variant: str) -> None:
-        """Drop a variant's entries that ended in an error, so that it is tried again."""
-        self.entries = [each for each in self.entries if (each.variant, each.outcome) != (variant, "failed")]
+    def forget_failed(self, variant: str, limit_s: float) -> None:
+        """Drop a variant's entries that ended in an error, or for want of less time than there is now."""
+        self.entries = [each for each in self.entries if each.variant != variant or not _is_worth_a_try(each, limit_s)]
 
     def of(self, variant: str) -> list[Entry]:
         """A variant's entries, in the order of their measurement."""
@@ -133,6 +144,10 @@ class Results:
 def speed_of(entry: Entry) -> float:
     """Trained tokens a second; 0 where nothing was measured."""
     return entry.measured.trained_tokens_per_s if entry.measured else 0.0
+
+
+def _is_worth_a_try(entry: Entry, limit_s: float) -> bool:
+    return entry.outcome == "failed" or (entry.outcome == "out of time" and entry.limit_s < limit_s)
 
 
 def _difference(key: str, there: Any, here: Any) -> str:

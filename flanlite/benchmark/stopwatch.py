@@ -5,6 +5,8 @@ Import this after the variant's own libraries: unsloth wants to come before tran
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ from flanlite.benchmark.results import Measured
 from flanlite.benchmark.trial import Trial
 from flanlite.prompt.template import MASKED
 
+AWAKE = 0.02
+"""Standard deviation of the B matrices: LoRA then gives some tenth of what the weights give."""
+
 
 @dataclass(frozen=True)
 class Count:
@@ -29,7 +34,7 @@ class Count:
 
 
 class Stopwatch(TrainerCallback):
-    """Takes the loss before the first step, times the steps after the warm-up, and ends the training.
+    """Takes the losses before the first step, times the steps after the warm-up, and ends the training.
 
     Nothing in it waits for the card between two steps.
     """
@@ -38,7 +43,9 @@ class Stopwatch(TrainerCallback):
         self.trainer = trainer
         self.timing = trial.timing
         self.deadline = trial.deadline
-        self.first_loss = float("nan")
+        self.seed = trial.seed
+        self.parent = os.getppid()
+        self.first_losses: list[float] = []
         self.ends: list[Moment] = []
         self.counts: list[Count] = []
         self.began = 0.0
@@ -55,7 +62,8 @@ class Stopwatch(TrainerCallback):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        self.first_loss = _mean_loss(self.trainer)
+        wake_adapters(self.trainer.model, self.seed)
+        self.first_losses = conversation_losses(self.trainer)
         # Nothing is evaluated any more: that would be timed.
         self.trainer.eval_dataset = None
 
@@ -68,6 +76,8 @@ class Stopwatch(TrainerCallback):
         is_enough = timed >= self.timing.steps and now - self.began >= self.timing.seconds
         if is_enough or (len(self.ends) > 1 and time.time() >= self.deadline):
             control.should_training_stop = True
+        if os.getppid() != self.parent:
+            sys.exit("Whoever wanted this measured is gone.")
 
     def measured(self, settings: Mapping[str, Any]) -> Measured:
         """The figures of a training that has ended, of the steps behind the warm-up or, where time left none, the last.
@@ -86,7 +96,7 @@ class Stopwatch(TrainerCallback):
             tokens=tokens,
             trained_tokens=[int(count.trained_tokens) for count in counts],
             padding_share=1 - sum(tokens) / sum(count.places for count in counts),
-            first_loss=self.first_loss,
+            first_losses=self.first_losses,
             allocated_bytes=torch.cuda.max_memory_allocated() if has_card else None,
             reserved_bytes=torch.cuda.max_memory_reserved() if has_card else None,
             settings=dict(settings),
@@ -125,14 +135,36 @@ def _tokens_in(batch: Mapping[str, torch.Tensor]) -> torch.Tensor | int:
     return batch["input_ids"].numel() if mask is None else mask.sum()
 
 
-def _mean_loss(trainer: Any) -> float:
-    """The mean loss over the trained tokens of the trainer's validation rows, batched as the trainer does it."""
+def wake_adapters(model: Any, seed: int) -> None:
+    """Give the B matrices small values, the same in all variants: while they are zero, LoRA has no part in a loss."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in sorted(model.named_parameters()):
+        if "lora_B" in name:
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * AWAKE)
+
+
+def conversation_losses(trainer: Any) -> list[float]:
+    """The mean loss of each of the trainer's validation conversations, smallest first, batched as the trainer does it.
+
+    One by one, since in a mean over all of them it hardly shows if tokens of one look at those of another.
+    """
     trainer.model.eval()
-    total, count = 0.0, 0
+    found = []
     for batch in trainer.get_eval_dataloader():
-        trained = int(batch["labels"][..., 1:].ne(MASKED).sum())
-        loss, _, _ = trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)
-        total += float(loss) * trained
-        count += trained
+        owner = owners(batch)
+        for number in sorted(set(owner.flatten().tolist())):
+            labels = torch.where(owner == number, batch["labels"], MASKED)
+            alone = {**batch, "labels": labels}
+            loss, _, _ = trainer.prediction_step(trainer.model, alone, prediction_loss_only=True)
+            found.append(float(loss))
     trainer.model.train()
-    return total / count
+    return sorted(found)
+
+
+def owners(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """For each place of a batch the number of its conversation: of rows, or of what is packed into one."""
+    positions = batch.get("position_ids")
+    if positions is None:
+        rows = torch.arange(len(batch["labels"]), device=batch["labels"].device)
+        return rows[:, None].expand_as(batch["labels"])
+    return positions.eq(0).flatten().cumsum(0).view_as(positions)

@@ -93,24 +93,44 @@ def remarks(results: Results, best: Sequence[Entry]) -> Iterator[str]:
         yield f"The card's arithmetic limit on paper is {limit:,.0f} tokens/s on these rows, with nothing recomputed."
     yield from _loss_remarks(best)
     wanted = results.about["timing"]["steps"]
-    for entry in best:
+    for entry in (*best, *(last for entry in best if (last := _broken_off(results, entry)))):
         if entry.measured is None or entry.note:
-            yield f"{entry.variant}: {entry.outcome}{f' ({entry.note})' if entry.note else ''}."
+            yield f"{_named(entry)}: {entry.outcome}{f' ({entry.note})' if entry.note else ''}."
         elif len(entry.measured.seconds) < wanted:
             yield f"{entry.variant}: time sufficed for {len(entry.measured.seconds)} of {wanted} steps."
 
 
+def _broken_off(results: Results, best: Entry) -> Entry | None:
+    """What ended a sweep before its best could be known: an error, or time."""
+    last = results.of(best.variant)[-1]
+    return last if last != best and last.outcome in ("failed", "out of time") else None
+
+
+def _named(entry: Entry) -> str:
+    return f"{entry.variant}, {_at_once(entry)}" if entry.micro_batch else entry.variant
+
+
 def _loss_remarks(best: Sequence[Entry]) -> Iterator[str]:
-    losses = {entry.variant: entry.measured.first_loss for entry in best if entry.measured}
+    losses = {entry.variant: entry.measured.first_losses for entry in best if entry.measured}
     if len(losses) < 2:
         return
     name, expected = next(iter(losses.items()))
-    apart = [each for each, loss in losses.items() if not abs(loss - expected) <= LOSS_TOLERANCE]
-    where = "The loss of the same conversations before step 1"
+    apart = [each for each, found in losses.items() if not _are_close(found, expected)]
     if apart:
-        yield f"{where} is not {name}'s within {LOSS_TOLERANCE} for {', '.join(apart)}: they compute something else."
+        yield (
+            f"The losses of {len(expected)} conversations before step 1 are not {name}'s within {LOSS_TOLERANCE} for "
+            f"{', '.join(apart)}: they compute something else."
+        )
     else:
-        yield f"{where} is the same in all variants, within {LOSS_TOLERANCE}."
+        yield (
+            f"Each of {len(expected)} conversations has the same loss before step 1 in all variants, within "
+            f"{LOSS_TOLERANCE}."
+        )
+
+
+def _are_close(found: Sequence[float], expected: Sequence[float]) -> bool:
+    pairs = zip(found, expected, strict=False)
+    return len(found) == len(expected) and all(abs(one - other) <= LOSS_TOLERANCE for one, other in pairs)
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Table:

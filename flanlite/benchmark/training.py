@@ -22,7 +22,7 @@ from flanlite.benchmark.conversations import ids_and_labels, read_conversations
 from flanlite.benchmark.results import Measured
 from flanlite.benchmark.trial import Trial
 from flanlite.benchmark.variants import VARIANTS, Variant
-from flanlite.engine.device import Machine, choose_machine
+from flanlite.engine.device import Machine, choose_machine, let_segments_grow
 from flanlite.engine.load import UNSLOTH_TARGETS, fill_adapters, load_model
 from flanlite.plan import plan_here, setup_without_plan
 from flanlite.planning.memory import CUDA_CONTEXT_BYTES
@@ -48,6 +48,7 @@ class Ended:
 def measure(trial: Trial) -> Ended:
     """Train and time a variant. Raises what the libraries raise, where memory runs out for example."""
     variant = VARIANTS[trial.variant]
+    let_segments_grow()
     if trial.memory_bytes is not None:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, (trial.memory_bytes - CUDA_CONTEXT_BYTES) / total))
@@ -138,6 +139,11 @@ def _measure_plain(
             processing_class=_tokenizer(trial),
         )
         fill_adapters(trainer.model, trial.seed)
+        if machine.dtype == "float16":
+            # trl has cast them to bfloat16, which float16's loss scaling cannot work with: users cast them back.
+            for parameter in trainer.model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
         watch = Stopwatch(trainer, trial)
         trainer.add_callback(watch)
         trainer.train()

@@ -10,6 +10,7 @@ from typing import Literal
 from packaging.version import Version
 
 from flanlite.errors import FlanliteError
+from flanlite.planning.choose import divisors
 
 AUTO_UNSLOTH = Version("2026.10.9")
 """The first unsloth that knows checkpoint_skip_layers="auto"."""
@@ -91,21 +92,23 @@ def _lacking(variant: Variant, *, has_card: bool, unsloth: str | None) -> str:
 def next_layout(variant: Variant, speeds: Mapping[int, float | None], rows_a_step: int) -> Layout | None:
     """The layout to measure after those with `speeds`, None where there is no other.
 
-    A sweep doubles the micro-batch until memory or time runs out, the step has no more rows, or nothing is gained, and
-    halves it where already the first is too large. `speeds` has, by micro-batch, None where nothing could be measured.
+    A sweep goes up through the divisors of a step's rows until memory or time runs out, the step has no more rows, or
+    nothing is gained, and down where already the first is too large. `speeds` has, by micro-batch, None where nothing
+    could be measured.
     """
     if not variant.is_swept:
         return None if speeds else variant.layout or Layout(0, 0)
     measured = {micro_batch: speed for micro_batch, speed in speeds.items() if speed is not None}
+    sizes = divisors(rows_a_step)
     if not speeds:
-        micro_batch = min(FIRST_MICRO_BATCH, rows_a_step)
+        left = [size for size in sizes if size >= FIRST_MICRO_BATCH] or sizes
     elif not measured:
-        micro_batch = min(speeds) // 2
+        left = [size for size in reversed(sizes) if size < min(speeds)]
     elif max(measured, key=lambda each: measured[each]) == max(speeds):
-        micro_batch = 2 * max(speeds)
+        left = [size for size in sizes if size > max(speeds)]
     else:
-        return None
-    return Layout(micro_batch, rows_a_step // micro_batch) if 1 <= micro_batch <= rows_a_step else None
+        left = []
+    return Layout(left[0], rows_a_step // left[0]) if left else None
 
 
 def rows_a_step(variant: Variant, batch_tokens: int, max_tokens: int, mean_tokens: float) -> int:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
 from flanlite.benchmark.conversations import Conversation
 from flanlite.benchmark.trial import Preparation, Trial, write_task
 from flanlite.errors import FlanliteError
@@ -26,6 +28,9 @@ SPARE_BYTES = 4 * GIB
 MEMORY_DISK = Path("/dev/shm")
 """Files in it lie in memory: a base is read a dozen times."""
 
+PREFIX = "flanlite-bench-"
+"""Of the folders' names, with the process that made them."""
+
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1"}
 
 
@@ -33,11 +38,21 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "UNSLOTH_DISABLE_
 def workbench(rows: Sequence[Conversation], base_bytes: int, log_dir: Path) -> Iterator[Workbench]:
     """A workbench for a base of that size, removed at the end. Raises FlanliteError where there is no room for it."""
     log_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="flanlite-bench-", dir=_roomy_place(base_bytes)) as folder:
+    _remove_orphans()
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=_roomy_place(base_bytes)) as folder:
         bench = Workbench(Path(folder), log_dir)
         bench.base_dir.mkdir()
         bench.rows_file.write_text(json.dumps(rows), encoding="utf-8")
         yield bench
+
+
+def _remove_orphans() -> None:
+    """Remove the folders of benchmarks that were killed: in memory they would stay until the computer is restarted."""
+    for place in (MEMORY_DISK, Path(tempfile.gettempdir())):
+        for folder in place.glob(f"{PREFIX}*-*"):
+            process = folder.name.removeprefix(PREFIX).split("-")[0]
+            if process.isdecimal() and not psutil.pid_exists(int(process)):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _roomy_place(n_bytes: int) -> Path:
@@ -55,8 +70,6 @@ def _roomy_place(n_bytes: int) -> Path:
 
 
 def _available_memory() -> int:
-    import psutil  # type: ignore[import-untyped]
-
     return int(psutil.virtual_memory().available)
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import platform
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,6 +81,7 @@ def choose_machine(recipe: Recipe) -> Machine:
 
     Raises FlanliteError where the recipe forces what this machine cannot do.
     """
+    let_segments_grow()
     if not torch.cuda.is_available():
         unused_card, mend = find_unused_card()
         backend = choose_backend(recipe.backend, has_card=False)
@@ -95,6 +98,17 @@ def choose_machine(recipe: Recipe) -> Machine:
         properties.total_memory,
         free_bytes=free_card_bytes(properties.total_memory),
     )
+
+
+def let_segments_grow() -> None:
+    """Let torch's memory of the card grow in place, which leaves fewer fragments; unless the user has chosen otherwise.
+
+    torch reads it once, when the card is opened: unsloth sets the same, but is imported later than that. Windows cannot
+    do it, nor can Linux on top of it.
+    """
+    is_windows = sys.platform == "win32" or "microsoft" in platform.release().lower()
+    if not is_windows and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def free_card_bytes(total_bytes: int) -> int:
