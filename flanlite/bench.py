@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from flanlite import hub
 from flanlite.bases import Base, resolve
@@ -29,6 +30,7 @@ from flanlite.benchmark.conversations import (
     draw,
     public_conversations,
     tokens_in,
+    trained_share,
 )
 from flanlite.benchmark.picture import draw_speeds
 from flanlite.benchmark.results import Entry, Measured, Results, speed_of
@@ -44,7 +46,7 @@ from flanlite.planning.setup import Setup
 from flanlite.planning.speed import limit_tokens_per_s
 from flanlite.recipe import Recipe
 from flanlite.run import installed_versions
-from flanlite.terminal import console, say
+from flanlite.terminal import say
 from flanlite.training_set import TrainingSet
 
 DRAWN_STEPS = 32
@@ -96,13 +98,13 @@ def bench(order: Order, out: Path | None = None, tell: Callable[[str], None] = s
         bench: Workbench | None = None
         # flanlite comes last, when the card is warmest: where that slows it down, the others have the advantage.
         for variant in reversed(variants):
-            results.forget_failed(variant.name, order.limit_s)
+            results.forget_failed(variant.name, order.limit_s, order.timing.steps)
             while (layout := _missing(variant, results, order, rows)) is not None:
                 if bench is None:
                     bench = stack.enter_context(workbench(rows, base.bytes_4bit, results.folder / "logs"))
                     tell(f"Writing random weights of {base.name}'s shape ({hub.in_words(base.bytes_4bit)}).")
                     _prepare(bench, order, base, rows, results)
-                with console.status(
+                with Console(stderr=True).status(
                     f"Measuring {_named(variant.name, layout)}, at most {order.limit_s / 60:g} minutes"
                 ):
                     entry = _measured(bench, order, variant, layout, results)
@@ -126,8 +128,6 @@ def _name(order: Order, base: Base) -> str:
 
 def _about(order: Order, base: Base, rows: Sequence[Conversation]) -> dict[str, Any]:
     """All that has to be the same for figures to be compared, but for the card."""
-    tokens = sum(map(tokens_in, rows))
-    trained = sum(turn.trained for conversation in rows for turn in conversation)
     return {
         "base": base.name,
         "shape": asdict(base.known_shape),
@@ -138,8 +138,8 @@ def _about(order: Order, base: Base, rows: Sequence[Conversation]) -> dict[str, 
         "rows": {
             "from": "public conversations" if order.data is None else str(order.data),
             "hash": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16],
-            "mean_tokens": round(tokens / len(rows), 1),
-            "trained_share": round(trained / tokens, 3),
+            "mean_tokens": round(sum(map(tokens_in, rows)) / len(rows), 1),
+            "trained_share": round(trained_share(rows), 3),
         },
         "timing": asdict(order.timing),
         "seed": SEED,
@@ -164,13 +164,16 @@ def _cleaned_up() -> Iterator[None]:
     """Within it a closed terminal and SIGTERM end this process as Ctrl-C does: the one that measures with it, and the
     random base is removed.
     """
-    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = [signal.signal(each, lambda number, _: sys.exit(128 + number)) for each in signals]
+    before = {}
+    for number in (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)):
+        # nohup has a closed terminal ignored.
+        if signal.getsignal(number) == signal.SIG_DFL:
+            before[number] = signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:
-        for each, handler in zip(signals, before, strict=True):
-            signal.signal(each, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _missing(variant: Variant, results: Results, order: Order, rows: Sequence[Conversation]) -> Layout | None:
@@ -190,7 +193,7 @@ def _prepare(bench: Workbench, order: Order, base: Base, rows: Sequence[Conversa
     answer = bench.ask(task, "base", order.limit_s)
     if "outcome" in answer:
         raise FlanliteError(
-            f"The random weights could not be written: {answer['outcome']}, {answer['note']}.",
+            f"The random weights could not be written: {answer['note'].rstrip('.') or answer['outcome']}.",
             f"{bench.log_dir / 'base.txt'} says more.",
         )
     results.agree({**answer, "limit_tokens_per_s": _limit_tokens_per_s(base, rows, **answer)})
@@ -215,7 +218,8 @@ def _limit_tokens_per_s(
         optimizer="adamw_8bit",
         attention="torch varlen",
     )
-    return limit_tokens_per_s(work, Setup(1, shape.layers, offload=False), known) if known.is_known else None
+    share = trained_share(rows)
+    return limit_tokens_per_s(work, Setup(1, shape.layers, offload=False), known, share) if known.is_known else None
 
 
 def _measured(bench: Workbench, order: Order, variant: Variant, layout: Layout, results: Results) -> Entry:

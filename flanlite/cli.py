@@ -310,7 +310,9 @@ def plan(
 
 @app.command()
 def bench(
-    base: Annotated[str, typer.Option("--base", help="a base by name, or a folder's config.json")] = "llama2-7b-chat",
+    base: Annotated[
+        str, typer.Option("--base", help="a base by name, or a folder with a config.json")
+    ] = "llama2-7b-chat",
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=64, help="length of a packed row, in tokens")] = 2048,
     vram: Annotated[
         float | None, typer.Option("--vram", min=1, help="GiB of the card, as if it were a smaller one")

@@ -8,3 +8,7 @@ class FlanliteError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+class NoRoomError(FlanliteError):
+    """What is asked for does not fit into the memory there is."""

@@ -175,6 +175,7 @@ def _workload(recipe: Recipe, base: Base, machine: Machine, attention: Attention
         dtype=machine.dtype,
         optimizer=choose_optimizer(recipe.optimizer, has_card=machine.kind == "cuda"),
         attention=attention,
+        context_length=base.context_length or 0,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import operator
 import types
 import typing
@@ -136,8 +137,13 @@ class Recipe:
         return self.batch_tokens // self.row_tokens
 
     def longest_row(self, context: int | None, most: int) -> int:
-        """Tokens of the longest row that the recipe allows, with a base that reads `context`, where that is known."""
-        return min(most, context or most, self.batch_tokens) if self.max_tokens == "auto" else self.max_tokens
+        """Tokens of the longest row that the recipe allows, with a base that reads `context`, where that is known.
+
+        Where it leaves the length open, one that a step's tokens are a multiple of.
+        """
+        if self.max_tokens != "auto":
+            return self.max_tokens
+        return self.batch_tokens // math.ceil(self.batch_tokens / min(most, context or most))
 
     def with_plain_rows(self, context: int | None) -> Recipe:
         """The recipe with a length of rows, where it leaves it open: one that does not look at a card's memory."""
@@ -275,6 +281,7 @@ def _in_todays_words(content: Mapping[str, Any]) -> Mapping[str, Any]:
         del settings["gradient_checkpointing"]
     rows, tokens = settings.get("batch_rows"), settings.get("max_tokens", PLAIN_TOKENS)
     if isinstance(rows, int) and isinstance(tokens, int):
+        settings.setdefault("max_tokens", tokens)
         settings.setdefault("batch_tokens", rows * tokens)
         del settings["batch_rows"]
     return settings

@@ -355,6 +355,7 @@ def show_finished(run: Run) -> None:
         f"{measured['tokens_per_second']:,.0f} tokens/s."
     )
     planned = run.record.get("planned_peak_bytes")
-    if planned is not None and measured["peak_memory_of"] == "card":
+    was_as_planned = measured["setup"] == dataclasses.asdict(run.recipe.setup)
+    if planned is not None and was_as_planned and measured["peak_memory_of"] == "card":
         say(peak_line(planned, measured["peak_memory_bytes"]))
     say(f"The adapter and its card are in {run.folder}. A whole model out of it: flanlite merge {run.folder} --out DIR")

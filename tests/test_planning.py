@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -578,21 +578,34 @@ def test_settings_that_fit_each_other_may_come_in_any_order() -> None:
     assert load_recipe(None, pairs) == load_recipe(None, pairs[::-1])
 
 
-def finished(folder: Path, **measured: object) -> Run:
-    """A run's record, as it is when a tune has ended."""
+def finished(folder: Path, setup: Setup, **measured: object) -> Run:
+    """A run planned with two kept layers, as it is when a tune has ended with this setup."""
     figures = {"steps": 9, "seconds": 60.0, "first_loss": 2.0, "last_loss": 1.0, "validation_loss": None}
+    figures |= {"tokens_per_second": 100.0, "peak_memory_bytes": 7 * GIB, "setup": asdict(setup)}
     run = Run(folder)
-    record = {"planned_peak_bytes": 8 * GIB, "measured": figures | {"tokens_per_second": 100.0} | measured}
-    run.record_file.write_text(json.dumps(record))
+    run.recipe_file.write_text(Recipe(max_tokens=2048).with_setup(Setup(1, 2, offload=False)).as_yaml())
+    run.record_file.write_text(json.dumps({"planned_peak_bytes": 8 * GIB, "measured": figures | measured}))
     return run
 
 
 def test_a_finished_tune_tells_its_memory_beside_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    show_finished(finished(tmp_path, peak_memory_bytes=7 * GIB, peak_memory_of="card"))
+    show_finished(finished(tmp_path, Setup(1, 2, offload=False), peak_memory_of="card"))
     said = capsys.readouterr().out
     assert "Memory of the card at the peak: 7.6 GiB, with 0.6 assumed for CUDA itself; the plan said 8.0." in said
 
 
-def test_memory_of_a_process_is_not_set_beside_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    show_finished(finished(tmp_path, peak_memory_bytes=7 * GIB, peak_memory_of="process"))
+@pytest.mark.parametrize(("kept", "of"), [(2, "process"), (1, "card")])
+def test_memory_of_a_process_or_of_another_setup_is_not_set_beside_the_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: int, of: str
+) -> None:
+    show_finished(finished(tmp_path, Setup(1, kept, offload=False), peak_memory_of=of))
     assert "the plan said" not in capsys.readouterr().out
+
+
+@given(st.integers(1024, 100_000), st.sampled_from([None, 2048, 3000, 4096, 32_768]))
+def test_open_lengths_lose_less_than_a_row_has_of_a_steps_tokens(batch_tokens: int, context: int | None) -> None:
+    recipe = Recipe(batch_tokens=batch_tokens)
+    for tokens in row_lengths(recipe, context):
+        rows = recipe.with_rows_of(tokens).batch_rows
+        assert batch_tokens - rows < rows * tokens <= batch_tokens
+        assert tokens <= min(4096, context or 4096)

@@ -1,7 +1,7 @@
 """The process of one measurement: `python -m flanlite.benchmark.child TASK_FILE ANSWER_FILE`.
 
 The answer is a file, since libraries print what they like. It is written beside, then renamed, so there is a whole one
-or none. Memory that runs out is an answer; any other error ends the process and stands at the end of its output.
+or none. Memory that does not suffice is an answer; another error ends the process and stands at the end of its output.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from flanlite.benchmark.trial import Preparation, Trial, read_task
 from flanlite.engine.device import choose_dtype
 from flanlite.engine.memory import is_out_of_memory
+from flanlite.errors import NoRoomError
 from flanlite.run import write_json
 
 
@@ -51,6 +52,8 @@ def _tried(trial: Trial) -> dict[str, Any]:
         if not is_out_of_memory(error):
             raise
         return {"outcome": "out of memory", "note": "", "measured": None}
+    except NoRoomError as error:
+        return {"outcome": "out of memory", "note": error.message.replace(trial.base_dir, "it"), "measured": None}
     return {"outcome": "measured", **dataclasses.asdict(ended)}
 
 

@@ -108,6 +108,12 @@ def ids_and_labels(conversations: Sequence[Conversation], vocabulary: int, seed:
     return columns
 
 
+def trained_share(conversations: Sequence[Conversation]) -> float:
+    """The share of the tokens that are trained."""
+    trained = sum(turn.trained for conversation in conversations for turn in conversation)
+    return trained / sum(map(tokens_in, conversations))
+
+
 def attended_tokens(conversations: Sequence[Conversation]) -> int:
     """The length of equally long conversations whose tokens would have as many others to look at."""
     lengths = np.array([tokens_in(conversation) for conversation in conversations], np.float64)

@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from flanlite.bases import Base
-from flanlite.engine.nf4 import BLOCK_SIZE
+from flanlite.bases import NF4_BLOCK, Base
 
 SPREAD = 0.02
 """Standard deviation of the weights, about that of real ones: an H200 multiplies zeros faster."""
@@ -99,7 +98,7 @@ def _quantised(name: str, weight: Tensor) -> dict[str, Tensor]:
     import bitsandbytes.functional
 
     bnb: Any = bitsandbytes.functional
-    packed, state = bnb.quantize_4bit(weight, blocksize=BLOCK_SIZE, compress_statistics=True, quant_type="nf4")
+    packed, state = bnb.quantize_4bit(weight, blocksize=NF4_BLOCK, compress_statistics=True, quant_type="nf4")
     parts = state.as_dict(packed=True)
     return {name: packed} | {f"{name}.{part}": tensor for part, tensor in parts.items()}
 

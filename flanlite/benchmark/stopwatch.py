@@ -20,6 +20,9 @@ from flanlite.benchmark.results import Measured
 from flanlite.benchmark.trial import Trial
 from flanlite.prompt.template import MASKED
 
+NAME_TOKENS = 8
+"""So many random ids are a conversation's name: variants batch them in different orders."""
+
 AWAKE = 0.02
 """Standard deviation of the B matrices: LoRA then gives some tenth of what the weights give."""
 
@@ -45,7 +48,7 @@ class Stopwatch(TrainerCallback):
         self.deadline = trial.deadline
         self.seed = trial.seed
         self.parent = os.getppid()
-        self.first_losses: list[float] = []
+        self.first_losses: list[tuple[float, int]] = []
         self.ends: list[Moment] = []
         self.counts: list[Count] = []
         self.began = 0.0
@@ -143,22 +146,24 @@ def wake_adapters(model: Any, seed: int) -> None:
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * AWAKE)
 
 
-def conversation_losses(trainer: Any) -> list[float]:
-    """The mean loss of each of the trainer's validation conversations, smallest first, batched as the trainer does it.
+def conversation_losses(trainer: Any) -> list[tuple[float, int]]:
+    """The mean loss of each of the trainer's validation conversations and its trained tokens, ordered by their ids.
 
-    One by one, since in a mean over all of them it hardly shows if tokens of one look at those of another.
+    One by one, since in a mean over all of them it hardly shows if tokens of one look at those of another; batched as
+    the trainer does it.
     """
     trainer.model.eval()
-    found = []
+    found = {}
     for batch in trainer.get_eval_dataloader():
         owner = owners(batch)
         for number in sorted(set(owner.flatten().tolist())):
-            labels = torch.where(owner == number, batch["labels"], MASKED)
-            alone = {**batch, "labels": labels}
-            loss, _, _ = trainer.prediction_step(trainer.model, alone, prediction_loss_only=True)
-            found.append(float(loss))
+            is_own = owner == number
+            labels = torch.where(is_own, batch["labels"], MASKED)
+            loss, _, _ = trainer.prediction_step(trainer.model, {**batch, "labels": labels}, prediction_loss_only=True)
+            beginning = tuple(batch["input_ids"][is_own][:NAME_TOKENS].tolist())
+            found[beginning] = float(loss), int(labels[..., 1:].ne(MASKED).sum())
     trainer.model.train()
-    return sorted(found)
+    return [found[beginning] for beginning in sorted(found)]
 
 
 def owners(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

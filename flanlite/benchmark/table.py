@@ -69,16 +69,17 @@ def ratio(best: Sequence[Entry], other: Entry) -> float | None:
 def headline(results: Results) -> str:
     """What was measured, on what, and with which versions."""
     about, rows = results.about, results.about["rows"]
-    cap = "" if about["vram_gib"] is None else f", of whose memory {about['vram_gib']:g} GiB could be used"
+    cap = "" if about["vram_gib"] is None else f", {about['vram_gib']:g} GiB of its memory"
     versions = ", ".join(
         f"{package} {about['versions'][package]}"
         for package in ("torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth")
         if package in about["versions"]
     )
     return (
-        f"Measured on {about.get('card', 'no card yet')}{cap}: {about['base']}'s shape with random weights, LoRA of "
-        f"rank {about['lora_r']}, rows of {about['max_tokens']:,} tokens;\n{rows['from']}, {rows['mean_tokens']:,.0f} "
-        f"tokens on average, {rows['trained_share']:.0%} of them trained.\n{versions}."
+        f"Measured on {about.get('card', 'no card yet')}{cap}; {about['base']}'s shape, random weights,\n"
+        f"LoRA of rank {about['lora_r']}, rows of {about['max_tokens']:,} tokens, {about['batch_tokens']:,} a step;\n"
+        f"{rows['from']}, {rows['mean_tokens']:,.0f} tokens on average, {rows['trained_share']:.0%} of them trained.\n"
+        f"{versions}."
     )
 
 
@@ -91,11 +92,14 @@ def remarks(results: Results, best: Sequence[Entry]) -> Iterator[str]:
     if results.about.get("limit_tokens_per_s"):
         limit = results.about["limit_tokens_per_s"]
         yield f"The card's arithmetic limit on paper is {limit:,.0f} tokens/s on these rows, with nothing recomputed."
+    if any(entry.variant == "unsloth-defaults" for entry in best):
+        yield "A step of unsloth-defaults has 2 x 4 conversations, as its command line has it, and so fewer tokens."
     yield from _loss_remarks(best)
     wanted = results.about["timing"]["steps"]
     for entry in (*best, *(last for entry in best if (last := _broken_off(results, entry)))):
         if entry.measured is None or entry.note:
-            yield f"{_named(entry)}: {entry.outcome}{f' ({entry.note})' if entry.note else ''}."
+            why = f" ({entry.note.rstrip('.')})" if entry.note else ""
+            yield f"{_named(entry)}: {entry.outcome}{why}."
         elif len(entry.measured.seconds) < wanted:
             yield f"{entry.variant}: time sufficed for {len(entry.measured.seconds)} of {wanted} steps."
 
@@ -111,26 +115,23 @@ def _named(entry: Entry) -> str:
 
 
 def _loss_remarks(best: Sequence[Entry]) -> Iterator[str]:
-    losses = {entry.variant: entry.measured.first_losses for entry in best if entry.measured}
-    if len(losses) < 2:
+    """Whether all variants compute the same: by the losses of single conversations, before the first step."""
+    measured = {entry.variant: entry.measured for entry in best if entry.measured}
+    if len(measured) < 2:
         return
-    name, expected = next(iter(losses.items()))
-    apart = [each for each, found in losses.items() if not _are_close(found, expected)]
-    if apart:
+    name, first = next(iter(measured.items()))
+    differences = {each: figures.loss_difference(first) for each, figures in measured.items() if each != name}
+    apart = {each: found for each, found in differences.items() if not found <= LOSS_TOLERANCE}
+    if not apart:
         yield (
-            f"The losses of {len(expected)} conversations before step 1 are not {name}'s within {LOSS_TOLERANCE} for "
-            f"{', '.join(apart)}: they compute something else."
+            f"All variants have the same losses of {len(first.first_losses)} conversations before step 1: a token's "
+            f"differs by {max(differences.values()):.2g} nats."
         )
-    else:
+    for each, found in apart.items():
         yield (
-            f"Each of {len(expected)} conversations has the same loss before step 1 in all variants, within "
-            f"{LOSS_TOLERANCE}."
+            f"{each} computes something else than {name}: before step 1 the loss of a token differs by {found:.2g} "
+            f"nats, and rounding makes no more than {LOSS_TOLERANCE}."
         )
-
-
-def _are_close(found: Sequence[float], expected: Sequence[float]) -> bool:
-    pairs = zip(found, expected, strict=False)
-    return len(found) == len(expected) and all(abs(one - other) <= LOSS_TOLERANCE for one, other in pairs)
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Table:

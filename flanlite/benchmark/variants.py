@@ -35,7 +35,7 @@ class Variant:
     packs: bool = False
     layout: Layout | None = None
     is_swept: bool = False
-    kept_layers: int | Literal["auto"] = 0
+    kept_layers: Literal[0, "auto", "max"] = 0
 
 
 VARIANTS = {
@@ -46,11 +46,16 @@ VARIANTS = {
         Variant("unsloth-best", "unsloth", is_swept=True),
         Variant("unsloth-best-packed", "unsloth", packs=True, is_swept=True),
         Variant("unsloth-auto", "unsloth", packs=True, is_swept=True, kept_layers="auto"),
+        Variant("unsloth-kept", "unsloth", packs=True, is_swept=True, kept_layers="max"),
         Variant("peft", "peft", is_swept=True),
         Variant("peft-packed", "peft", packs=True, is_swept=True),
     )
 }
-"""unsloth-defaults is how `unsloth train` calls it; the others have about as many tokens in a step as flanlite."""
+"""unsloth-defaults is how `unsloth train` calls it; the others have about as many tokens in a step as flanlite.
+
+All recompute every layer, as is unsloth's and trl's default, but for unsloth-auto, which keeps what it finds room for,
+and unsloth-kept, which keeps all.
+"""
 
 
 def choose_variants(named: Sequence[str], *, has_card: bool, unsloth: str | None) -> tuple[list[Variant], list[str]]:

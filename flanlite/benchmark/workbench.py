@@ -28,6 +28,9 @@ SPARE_BYTES = 4 * GIB
 MEMORY_DISK = Path("/dev/shm")
 """Files in it lie in memory: a base is read a dozen times."""
 
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where Linux tells what a container may have of the memory."""
+
 PREFIX = "flanlite-bench-"
 """Of the folders' names, with the process that made them."""
 
@@ -70,7 +73,13 @@ def _roomy_place(n_bytes: int) -> Path:
 
 
 def _available_memory() -> int:
-    return int(psutil.virtual_memory().available)
+    """Bytes that are free, in a container only as many as it may have: what lies in memory counts as its own."""
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):
+        return available
+    return min(available, limit - used)
 
 
 class Workbench:

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -104,10 +105,11 @@ def let_segments_grow() -> None:
     """Let torch's memory of the card grow in place, which leaves fewer fragments; unless the user has chosen otherwise.
 
     torch reads it once, when the card is opened: unsloth sets the same, but is imported later than that. Windows cannot
-    do it, nor can Linux on top of it.
+    do it, nor can Linux on top of it, nor a Tegra board.
     """
     is_windows = sys.platform == "win32" or "microsoft" in platform.release().lower()
-    if not is_windows and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+    is_tegra = Path("/etc/nv_tegra_release").exists()
+    if not (is_windows or is_tegra or "PYTORCH_CUDA_ALLOC_CONF" in os.environ):
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 

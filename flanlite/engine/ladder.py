@@ -19,7 +19,7 @@ from flanlite.engine.checkpoints import Interrupted, Interruption, Progress, rea
 from flanlite.engine.load import fill_adapters
 from flanlite.engine.memory import free_memory, is_out_of_host_memory, is_out_of_memory
 from flanlite.engine.progress import TrainingProgress
-from flanlite.errors import FlanliteError
+from flanlite.errors import NoRoomError
 from flanlite.planning.setup import in_words, ladder
 from flanlite.recipe import Recipe
 from flanlite.run import Run
@@ -37,7 +37,7 @@ def train_down_the_ladder(
 ) -> tuple[PackedTrainer, Conduct]:
     """Train from a checkpoint, or from the start, to the end or to where a signal stops it; the last trainer.
 
-    `build` makes a trainer with a recipe's setup, on the same model every time. Raises FlanliteError where memory runs
+    `build` makes a trainer with a recipe's setup, on the same model every time. Raises NoRoomError where memory runs
     out with the last setup, before a trainer is there, or on the computer's side, and Interrupted at the second signal.
     """
     # What loading the base has left behind.
@@ -77,7 +77,7 @@ def _descend(
         ran_out = f"The card ran out of memory {conduct.moment}"
         again = f" from step {spent.step + 1}" if spent.step < conduct.trainer.state.global_step else ""
         if lower is None:
-            raise FlanliteError(
+            raise NoRoomError(
                 f"{ran_out}, with the smallest setup there is.",
                 f"Close what else uses the card and go on with `{resume_line(run)}`, or start anew with a lower "
                 "max_tokens.",
@@ -90,13 +90,13 @@ def _descend(
 
 
 def _built(build: Callable[[Recipe], PackedTrainer], recipe: Recipe, run: Run) -> PackedTrainer:
-    """The trainer. Raises FlanliteError where there is no room even for that, which no setup changes."""
+    """The trainer. Raises NoRoomError where there is no room even for that, which no setup changes."""
     try:
         return build(recipe)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise FlanliteError(
+        raise NoRoomError(
             "The card ran out of memory before the training began: the base alone fills it.",
             f"Close what else uses the card and go on with `{resume_line(run)}`, or take a smaller base.",
         ) from None
@@ -110,7 +110,7 @@ def _fits(trainer: PackedTrainer, conduct: Conduct, checkpoint: Path | None) -> 
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_host_memory(error):
-            raise FlanliteError(
+            raise NoRoomError(
                 f"The computer's own memory ran out {conduct.moment}.",
                 f"Close other programs and go on with `{resume_line(conduct.run)}`.",
             ) from None

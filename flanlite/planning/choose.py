@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 from flanlite.bases import BASES
-from flanlite.errors import FlanliteError
+from flanlite.errors import NoRoomError
 from flanlite.planning.cards import GIB, Card
 from flanlite.planning.memory import Workload, memory_parts, peak_bytes
 from flanlite.planning.setup import Setup, in_words
@@ -67,8 +67,10 @@ def row_lengths(recipe: Recipe, context: int | None) -> list[int]:
     Of those that the recipe leaves open, only lengths whose rows its micro_rows divides, where there are any.
     """
     lengths = [recipe.longest_row(context, MOST_TOKENS)]
-    while recipe.max_tokens == "auto" and lengths[-1] // 2 >= LEAST_TOKENS:
-        lengths.append(lengths[-1] // 2)
+    rows = recipe.batch_tokens // lengths[0]
+    while recipe.max_tokens == "auto" and recipe.batch_tokens // (2 * rows) >= LEAST_TOKENS:
+        rows *= 2
+        lengths.append(recipe.batch_tokens // rows)
     micro_rows = 1 if recipe.micro_rows == "auto" else recipe.micro_rows
     return [tokens for tokens in lengths if recipe.batch_tokens // tokens % micro_rows == 0] or lengths[:1]
 
@@ -77,7 +79,7 @@ def choose(works: Sequence[Workload], recipe: Recipe, card: Card, free_bytes: in
     """The plan with the most predicted tokens a second, within what the recipe fixes, for the first work that fits.
 
     `works` differ in the length of their rows, the best first. Offloading is the last resort: beside a layout that
-    does without, its gain is within the error of these predictions. Raises FlanliteError where nothing fits, with what
+    does without, its gain is within the error of these predictions. Raises NoRoomError where nothing fits, with what
     would.
     """
     for offload in (False, True):
@@ -112,10 +114,10 @@ def least_bytes(work: Workload, recipe: Recipe | None = None) -> int:
     return min(peak_bytes(work, setup) for setup in _setups(work, recipe or Recipe()))
 
 
-def _too_large(work: Workload, recipe: Recipe, card: Card, free_bytes: int) -> FlanliteError:
+def _too_large(work: Workload, recipe: Recipe, card: Card, free_bytes: int) -> NoRoomError:
     """What is missing even for the shortest rows, and what would fit."""
     needed, free = math.ceil(least_bytes(work, recipe) / GIB * 10) / 10, math.floor(free_bytes / GIB * 10) / 10
-    return FlanliteError(
+    return NoRoomError(
         f"{recipe.base} with rows of {work.max_tokens:,} tokens needs {needed:.1f} GiB at the least, "
         f"and {card.name} has {free:.1f} GiB for it.",
         _what_fits(work, recipe, free_bytes),

@@ -77,6 +77,8 @@ class Workload:
     dtype: Literal["bfloat16", "float16", "float32"]
     optimizer: str
     attention: Attention
+    context_length: int = 0
+    """What the base reads, 0 where that is not known: unsloth keeps the positions of all of it."""
 
     @property
     def compute_bytes(self) -> int:
@@ -139,12 +141,13 @@ def activation_parts(work: Workload, setup: Setup) -> dict[str, int]:
     recomputed = layers - setup.kept_layers
     # Offloaded inputs come back one by one: one is at work, one on its way.
     waiting = min(recomputed, 2) if setup.offload else recomputed
+    kept_positions = work.context_length if work.backend == "unsloth" else 0
     mask = 2 * tokens**2 if work.attention == "SDPA with a mask" else 0
     return {
         "activations of kept layers": setup.kept_layers * layer,
         "inputs of recomputed layers": waiting * boundary,
         "one layer recomputed": 0 if setup.kept_layers else layer - boundary,
-        "masks and positions": mask + 4 * work.shape.head_dim * tokens,
+        "masks and positions": mask + 4 * work.shape.head_dim * (tokens + kept_positions),
     }
 
 

@@ -26,10 +26,10 @@ FLOP_PER_PARAMETER = 6.25
 """Per token and parameter: forward, recomputed forward and the backward to the adapters, 2 each, and attention."""
 
 
-def flop_per_token(work: Workload, setup: Setup) -> float:
+def flop_per_token(work: Workload, setup: Setup, trained_share: float = 1.0) -> float:
     """Floating-point operations for a token: forward, backward to the adapters, and what is recomputed.
 
-    Every token counts as trained, and every document as long as a row, so this is an upper bound.
+    Only the trained tokens go through the head. Every document counts as long as a row, so this is an upper bound.
     """
     shape = work.shape
     looked_at = work.max_tokens / 2
@@ -39,13 +39,13 @@ def flop_per_token(work: Workload, setup: Setup) -> float:
     layers = 2 * (shape.linear_parameters + work.lora_parameters) + attention
     # The backward of attention makes its scores anew, so it takes 5 products where the forward takes 2.
     backward = layers + 1.5 * attention + 2 * work.lora_parameters
-    head = 4 * shape.vocab * shape.hidden
+    head = 4 * shape.vocab * shape.hidden * trained_share
     return layers * (1 + _recomputed_share(work, setup)) + backward + head
 
 
-def limit_tokens_per_s(work: Workload, setup: Setup, card: Card) -> float:
+def limit_tokens_per_s(work: Workload, setup: Setup, card: Card, trained_share: float = 1.0) -> float:
     """Tokens a second that the card's arithmetic would allow, were nothing else in the way."""
-    return card.tflops * 1e12 / flop_per_token(work, setup)
+    return card.tflops * 1e12 / flop_per_token(work, setup, trained_share)
 
 
 def predicted_tokens_per_s(work: Workload, setup: Setup, card: Card) -> float:
