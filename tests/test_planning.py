@@ -24,7 +24,7 @@ from flanlite.planning.attention import attention_kernel
 from flanlite.planning.cards import CARDS, GIB, card_like, find_card, option
 from flanlite.planning.choose import Plan, choose, divisors, least_bytes, row_lengths
 from flanlite.planning.memory import Workload, layer_bytes, memory_parts, peak_bytes
-from flanlite.planning.setup import Setup, in_words, ladder, largest_part
+from flanlite.planning.setup import Setup, can_offload, in_words, ladder, largest_part
 from flanlite.planning.speed import flop_per_token, limit_tokens_per_s, predicted_tokens_per_s
 from flanlite.recipe import Recipe, load_recipe
 from flanlite.run import Run
@@ -94,6 +94,13 @@ def test_the_ladder_goes_from_kept_layers_to_rows_to_offload() -> None:
 
 def test_more_kept_layers_than_there_are_count_as_all_of_them() -> None:
     assert ladder(Setup(1, 99, offload=False), 8) == Setup(1, 4, offload=False)
+
+
+def test_the_ladder_ends_before_an_offload_that_does_nothing() -> None:
+    assert ladder(Setup(1, 0, offload=False), 8) == Setup(1, 0, offload=True)
+    assert ladder(Setup(1, 0, offload=False), 8, may_offload=can_offload("unsloth", 256)) is None
+    assert can_offload("peft", 256)
+    assert can_offload("unsloth", 512)
 
 
 @given(st.integers(2, 500))

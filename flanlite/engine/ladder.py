@@ -20,7 +20,7 @@ from flanlite.engine.load import fill_adapters
 from flanlite.engine.memory import free_memory, is_out_of_host_memory, is_out_of_memory
 from flanlite.engine.progress import TrainingProgress
 from flanlite.errors import NoRoomError
-from flanlite.planning.setup import in_words, ladder
+from flanlite.planning.setup import can_offload, in_words, ladder
 from flanlite.recipe import Recipe
 from flanlite.run import Run
 
@@ -70,7 +70,7 @@ def _descend(
         if _fits(trainer, conduct, checkpoint):
             return trainer, conduct
         layers = len(decoder_layers(trainer.model))
-        lower = ladder(recipe.setup, layers)
+        lower = ladder(recipe.setup, layers, may_offload=can_offload(recipe.backend, recipe.row_tokens))
         checkpoint, spent = conduct.leave_off(lower or recipe.setup)
         if checkpoint is None:
             fill_adapters(trainer.model, recipe.seed)

@@ -12,15 +12,12 @@ from flanlite.bases import BASES
 from flanlite.errors import NoRoomError
 from flanlite.planning.cards import GIB, Card
 from flanlite.planning.memory import Workload, memory_parts, peak_bytes
-from flanlite.planning.setup import Setup, in_words
+from flanlite.planning.setup import Setup, can_offload, in_words
 from flanlite.planning.speed import limit_tokens_per_s, predicted_tokens_per_s
 from flanlite.recipe import MOST_TOKENS, Recipe
 
 LEAST_TOKENS = 1024
 """Shorter rows would cut most conversations, so they are neither chosen nor proposed."""
-
-UNSLOTH_OFFLOADS_FROM = 512
-"""With shorter rows unsloth leaves the inputs of the recomputed layers on the card, whatever it is told."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ def _setups(work: Workload, recipe: Recipe) -> Iterator[Setup]:
     rows = divisors(work.batch_rows) if recipe.micro_rows == "auto" else [recipe.micro_rows]
     kept = range(layers + 1) if recipe.kept_layers == "auto" else [min(recipe.kept_layers, layers)]
     offloads = [False, True] if recipe.offload == "auto" else [recipe.offload]
-    if work.backend == "unsloth" and work.max_tokens < UNSLOTH_OFFLOADS_FROM:
+    if not can_offload(work.backend, work.max_tokens):
         offloads = [False]
     return (Setup(*values) for values in product(rows, kept, offloads))
 

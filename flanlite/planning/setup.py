@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+UNSLOTH_OFFLOADS_FROM = 512
+"""With shorter rows unsloth leaves the inputs of the recomputed layers on the card, whatever it is told."""
+
 
 @dataclass(frozen=True, slots=True)
 class Setup:
@@ -30,17 +33,22 @@ def in_words(setup: Setup, layers: int, max_tokens: int, batch_rows: int) -> str
     return words + (", the inputs of the others wait in the computer's memory" if is_offloaded else "")
 
 
-def ladder(setup: Setup, layers: int) -> Setup | None:
+def can_offload(backend: str, max_tokens: int) -> bool:
+    """Whether a backend heeds `offload` with rows of this length."""
+    return backend != "unsloth" or max_tokens >= UNSLOTH_OFFLOADS_FROM
+
+
+def ladder(setup: Setup, layers: int, *, may_offload: bool = True) -> Setup | None:
     """The next setup that takes less memory with the same rows a step; None where there is none left.
 
     First fewer kept layers (halved, at last none; more than there are count as all), then smaller micro-steps, then
-    offload.
+    offload, where that does anything.
     """
     if setup.kept_layers:
         return replace(setup, kept_layers=min(setup.kept_layers, layers) // 2)
     if setup.micro_rows > 1:
         return replace(setup, micro_rows=largest_part(setup.micro_rows))
-    return None if setup.offload else replace(setup, offload=True)
+    return replace(setup, offload=True) if may_offload and not setup.offload else None
 
 
 def largest_part(rows: int) -> int:
