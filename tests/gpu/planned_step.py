@@ -1,6 +1,8 @@
-"""A few steps of one shape, and what the plan says of them: `python planned_step.py CASE BACKEND FOLDER`.
+"""A few steps of one shape, and what the plan says of them.
 
-A process of its own writes a base with random weights, trains it, and leaves `outcome.json` in the folder.
+`python planned_step.py write CASE FOLDER` makes a base with random weights, in a process of its own, since that needs
+transformers and unsloth wants to come before it. `python planned_step.py train CASE FOLDER BACKEND` trains it and
+leaves `outcome.json` in the folder.
 """
 
 from __future__ import annotations
@@ -82,12 +84,9 @@ def write_base(folder: Path, config: dict[str, Any]) -> None:
     write_tokenizer(folder)
 
 
-def measure(case: Case, backend: str, folder: Path) -> dict[str, Any]:
+def measure(case: Case, folder: Path, backend: str) -> dict[str, Any]:
     """What was planned, and what was measured, in bytes; the plan's context is no part of it, since torch sees none."""
     base, run = folder / "base", Run(folder / "run")
-    write_base(base, case.config)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     step_tokens = 2 * case.setup.micro_rows * case.max_tokens
     settings = [f"{name}={value}" for name, value in asdict(case.setup).items()]
     settings += [f"max_tokens={case.max_tokens}", f"batch_tokens={step_tokens}", f"backend={backend}", "epochs=1"]
@@ -109,10 +108,13 @@ def measure(case: Case, backend: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def main(name: str, backend: str, folder: str) -> None:
+def main(task: str, name: str, folder: str, *backend: str) -> None:
     torch.set_num_threads(1)
-    outcome = measure(CASES[name], backend, Path(folder))
-    (Path(folder) / "outcome.json").write_text(json.dumps(outcome))
+    if task == "write":
+        write_base(Path(folder) / "base", CASES[name].config)
+    else:
+        outcome = measure(CASES[name], Path(folder), *backend)
+        (Path(folder) / "outcome.json").write_text(json.dumps(outcome))
 
 
 if __name__ == "__main__":

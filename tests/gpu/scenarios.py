@@ -238,7 +238,8 @@ def capped(folder: Path, bases: Bases, backend: str) -> Capped:
 
 def planned(folder: Path, bases: Bases, backend: str, case: str) -> dict[str, Any]:
     """What was planned and what was measured of one of planned_step's cases."""
-    Child(HERE / "planned_step.py", case, backend, folder).finish()
+    Child(HERE / "planned_step.py", "write", case, folder).finish()
+    Child(HERE / "planned_step.py", "train", case, folder, backend).finish()
     found: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
     return found
 
