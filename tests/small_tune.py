@@ -15,7 +15,7 @@ from rich.console import Console
 
 from flanlite.engine import train as training
 from flanlite.engine.checkpoints import newest_checkpoint, read_setup
-from flanlite.engine.device import choose_machine
+from flanlite.engine.device import choose_machine, let_segments_grow
 from flanlite.engine.load import load_model
 from flanlite.engine.train import Result, train
 from flanlite.errors import FlanliteError
@@ -103,6 +103,8 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 
 def cap(n_bytes: int) -> None:
     """Let this process have so many bytes of the card, and give back what it holds unused."""
+    # As without a cap: it is read when the card is opened, which happens here.
+    let_segments_grow()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(n_bytes / total)
     torch.cuda.empty_cache()

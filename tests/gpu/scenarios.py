@@ -47,6 +47,12 @@ BACKENDS = [
 ]
 
 
+def write_down(name: str, content: Any) -> None:
+    """Leave figures in the folder that the variable OUT names, where it is set."""
+    if "OUT" in os.environ:
+        (Path(os.environ["OUT"]) / name).write_text(json.dumps(content, indent=2))
+
+
 class Child:
     """Python in a process of its own, whose output goes to files: a full pipe would hold it up.
 
@@ -56,7 +62,9 @@ class Child:
     def __init__(self, *arguments: str | Path) -> None:
         path = os.pathsep.join(map(str, [TESTS.parent, TESTS, HERE]))
         self.written = tempfile.TemporaryDirectory()
-        environment = os.environ | {
+        # What a test in this process may have set is not theirs.
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTORCH_ALLOC_CONF"}
+        environment = inherited | {
             "PYTHONPATH": path,
             "HF_HUB_OFFLINE": "1",
             "UNSLOTH_COMPILE_LOCATION": self.written.name,
@@ -241,6 +249,8 @@ def planned(folder: Path, bases: Bases, backend: str, case: str) -> dict[str, An
     Child(HERE / "planned_step.py", "write", case, folder).finish()
     Child(HERE / "planned_step.py", "train", case, folder, backend).finish()
     found: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
+    # At once: a machine that is lent for minutes may be gone before the last one has ended.
+    write_down(f"plan-{backend}-{case.replace(' ', '-').replace(',', '')}.json", found)
     return found
 
 
