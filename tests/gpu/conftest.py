@@ -7,8 +7,13 @@ import torch
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the mark by which a test names the scenarios whose outcome it looks at."""
+    """Declare the mark by which a test names the scenarios whose outcome it looks at.
+
+    Warnings are told and end nothing: those that only a card's libraries give have not been seen before.
+    """
     config.addinivalue_line("markers", "needs(*scenarios): started before the first test, side by side with others")
+    if torch.cuda.is_available():
+        config.addinivalue_line("filterwarnings", "default")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +69,8 @@ class Child:
             "PYTHONPATH": path,
             "HF_HUB_OFFLINE": "1",
             "UNSLOTH_COMPILE_LOCATION": self.written.name,
+            # Each would start as many processes to compile in as there are cores.
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
         }
         self.out, self.err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.deadline = time.monotonic() + TIMEOUT_S
@@ -248,6 +251,8 @@ def planned(folder: Path, bases: Bases, backend: str, case: str) -> dict[str, An
     """What was planned and what was measured of one of planned_step's cases."""
     Child(HERE / "planned_step.py", "write", case, folder).finish()
     Child(HERE / "planned_step.py", "train", case, folder, backend).finish()
+    # Up to a gigabyte each.
+    shutil.rmtree(folder / "base")
     found: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
     # At once: a machine that is lent for minutes may be gone before the last one has ended.
     write_down(f"plan-{backend}-{case.replace(' ', '-').replace(',', '')}.json", found)

@@ -259,6 +259,9 @@ def test_a_step_waits_for_the_card_seldom_and_computes_in_16_bits(
     found = outcome(made.profiled, backend=backend, micro_rows=micro_rows)
     write_down(f"step-{backend}-{micro_rows}.json", found)
     waits = sum(found["waits"].values())
+    # The profiler sees the card at all, and the one wait that is ours.
+    assert found["kernels"]
+    assert found["waits"]["cudaEventSynchronize"] >= 1
     print(f"{backend}, {micro_rows} rows at once: {found['waits']}; {found['attention']}: {found['operations']}")
     assert waits <= WAITS_A_STEP + WAITS_A_MICRO_STEP[backend] * 4 // int(micro_rows)
     assert not found["products"]
