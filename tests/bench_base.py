@@ -13,5 +13,5 @@ SHAPE = Shape(layers=2, hidden=64, intermediate=128, heads=2, kv_heads=1, vocab=
 def small_base(folder: Path, shape: Shape = SHAPE) -> Path:
     folder.mkdir()
     known = replace(resolve("llama2-7b-chat"), name="small", shape=shape, context_length=None)
-    (folder / "config.json").write_text(json.dumps(config_of(known, 512)))
+    (folder / "config.json").write_text(json.dumps(config_of(known, 4096)))
     return folder

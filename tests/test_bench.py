@@ -534,10 +534,10 @@ def test_a_folder_brings_its_own_config_without_its_quantisation(tmp_path: Path)
     folder = small_base(tmp_path / "base")
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(content | {"rope_theta": 5.0, "quantization_config": {}}))
-    found = config_of(resolve(str(folder)), 4096)
+    found = config_of(resolve(str(folder)), 8192)
     assert found["rope_theta"] == 5.0
     assert "quantization_config" not in found
-    assert found["max_position_embeddings"] == 4096
+    assert found["max_position_embeddings"] == 8192
 
 
 def test_the_limit_is_that_of_a_known_card_and_none_of_others() -> None:

@@ -87,7 +87,9 @@ def uninterrupted(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run in a fresh interpreter, whose sets and hashes come in another order than those of the forked ones."""
     run = Run(tmp_path_factory.mktemp("runs") / "uninterrupted")
     here = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(here.parent), str(here), os.environ.get("PYTHONPATH", "")])
+    }
     command = [sys.executable, str(here / "small_tune.py"), str(base), str(run.folder), "save_minutes=60"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stderr

@@ -38,7 +38,7 @@ def start(what: str, base: Path, folder: Path, *arguments: str) -> subprocess.Po
     """In a process of its own, since unsloth changes transformers, trl and peft for the whole process."""
     folder.mkdir()
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
+        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]),
         "TRITON_INTERPRET": "1",
         "UNSLOTH_ALLOW_CPU": "1",
         "UNSLOTH_COMPILE_LOCATION": str(folder / "compiled"),

@@ -29,6 +29,7 @@ WARM_UP = 3
 
 WAITING = ("cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::mv", "aten::addmv")
+ATTENTION = ("attention", "attn", "xformers", "flash_fwd")
 WINDOW = "the step that is looked at"
 
 
@@ -37,7 +38,7 @@ class _Watch:
 
     def __init__(self) -> None:
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
-        self.profiler = profile(activities=activities, record_shapes=True)
+        self.profiler = profile(activities=activities, record_shapes=True, acc_events=True)
         self.window = record_function(WINDOW)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -63,7 +64,7 @@ class _Watch:
                 if event.name in WAITING and window.start <= event.time_range.start <= window.end
             ),
             "kernels": kernels,
-            "operations": sorted({event.name for event in called if "attention" in event.name or "attn" in event.name}),
+            "operations": sorted({event.name for event in called if any(word in event.name for word in ATTENTION)}),
             "products": sorted({_in_words(event) for event in called if _is_float32_product(event)}),
         }
 

@@ -49,9 +49,13 @@ BACKENDS = [
 
 
 def write_down(name: str, content: Any) -> None:
-    """Leave figures in the folder that the variable OUT names, where it is set."""
+    """Add a line of figures to a file in the folder that the variable OUT names, where it is set.
+
+    At once: a machine that is lent for minutes may be gone before the last test has ended.
+    """
     if "OUT" in os.environ:
-        (Path(os.environ["OUT"]) / name).write_text(json.dumps(content, indent=2))
+        with (Path(os.environ["OUT"]) / name).open("a") as stream:
+            stream.write(json.dumps(content) + "\n")
 
 
 class Child:
@@ -61,7 +65,8 @@ class Child:
     """
 
     def __init__(self, *arguments: str | Path) -> None:
-        path = os.pathsep.join(map(str, [TESTS.parent, TESTS, HERE]))
+        # Behind ours what was there: packages may have been brought along in a folder.
+        path = os.pathsep.join([*map(str, (TESTS.parent, TESTS, HERE)), os.environ.get("PYTHONPATH", "")])
         self.written = tempfile.TemporaryDirectory()
         # What a test in this process may have set is not theirs.
         inherited = {name: value for name, value in os.environ.items() if name != "PYTORCH_ALLOC_CONF"}
@@ -70,7 +75,7 @@ class Child:
             "HF_HUB_OFFLINE": "1",
             "UNSLOTH_COMPILE_LOCATION": self.written.name,
             # Each would start as many processes to compile in as there are cores.
-            "TORCHINDUCTOR_COMPILE_THREADS": "1",
+            "UNSLOTH_FORCE_SINGLE_COMPILE_WORKER": "1",
         }
         self.out, self.err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.deadline = time.monotonic() + TIMEOUT_S
@@ -254,8 +259,8 @@ def planned(folder: Path, bases: Bases, backend: str, case: str) -> dict[str, An
     # Up to a gigabyte each.
     shutil.rmtree(folder / "base")
     found: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
-    # At once: a machine that is lent for minutes may be gone before the last one has ended.
-    write_down(f"plan-{backend}-{case.replace(' ', '-').replace(',', '')}.json", found)
+    found["of_the_parts"], found["of_all"] = (found["measured"] / found[key] for key in ("predicted", "planned"))
+    write_down("plan.jsonl", {"backend": backend, "case": case} | found)
     return found
 
 
