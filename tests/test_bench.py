@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_every_variant_is_measured_and_flanlite_last(done: tuple[stage.Order, Re
         assert min(figures.seconds) > 0
         assert all(0 < trained < tokens for trained, tokens in zip(figures.trained_tokens, figures.tokens, strict=True))
         assert (figures.reserved_bytes is None) != torch.cuda.is_available()
-    assert results.about["versions"]["torch"] == torch.__version__
+    assert results.about["versions"]["torch"] == version("torch")
 
 
 def test_the_first_loss_is_equal_however_a_variant_packs(done: tuple[stage.Order, Results, Path]) -> None:
