@@ -82,6 +82,8 @@ def stand_in_for_a_card() -> None:
     cuda.stream = cuda.device = lambda _: contextlib.nullcontext()
     cuda.is_current_stream_capturing = lambda: False
     cuda.current_device = lambda: torch.device("cpu")
+    # In a CUDA build of torch it is there, and refuses a CPU.
+    torch._C._cuda_getCurrentRawStream = lambda _: 0
     cuda.mem_get_info = lambda *_: (MEMORY_BYTES, MEMORY_BYTES)
     cuda.get_device_capability = lambda *_: CAPABILITY
     properties = SimpleNamespace(name="CPU", total_memory=MEMORY_BYTES, major=CAPABILITY[0], minor=CAPABILITY[1])
