@@ -63,7 +63,9 @@ class Page:
         self._models = models
         self._names = [model.name for model in models]
         self._toolbox = toolbox
+        # By session: what stops the work on it, while there is some, and the same of its newest question.
         self._stops: dict[str | None, threading.Event] = {}
+        self._newest: dict[str | None, threading.Event] = {}
         self._exports = tempfile.TemporaryDirectory(prefix="flanlite-chat-")
         title = f"{' and '.join(self._names)} · flanlite"
         self.blocks = gr.Blocks(title=title, analytics_enabled=False, fill_height=True, delete_cache=(3600, KEPT_S))
@@ -150,15 +152,18 @@ class Page:
             return
         sampling = Sampling(float(temperature), float(top_p), int(max_new_tokens))
         chat = Chat(chat.threads, Settings(system, sampling, int(max_steps)), tuple(tool_names))
-        stop = self._stops[session] = threading.Event()
+        stop = self._stops[session] = self._newest[session] = threading.Event()
         try:
             if draft == question:
                 yield {self._widgets.box: ""}
             for update in self._work(well_formed(question.strip()), chat, stop, session):
                 # Cleared by the visitor in between: what comes now belongs to a chat that is gone.
                 if self._stops.get(session) is not stop:
-                    return
+                    break
                 yield update
+            if self._stops.get(session) is not stop and self._newest.get(session) is stop:
+                # An update on its way may have reached the page behind the empty chat, which is therefore sent again.
+                yield self._settled(self._empty_chat(), session)
         finally:
             stop.set()
             if self._stops.get(session) is stop:
@@ -261,6 +266,7 @@ class Page:
     def _leave(self, request: gr.Request) -> None:
         """A visitor has left: stop the work and forget the file."""
         self._stop(request)
+        self._newest.pop(request.session_hash, None)
         shutil.rmtree(self._export_dir(request.session_hash), ignore_errors=True)
 
 
