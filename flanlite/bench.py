@@ -102,6 +102,7 @@ def bench(order: Order, out: Path | None = None, tell: Callable[[str], None] = s
             while (layout := _missing(variant, results, order, rows)) is not None:
                 if bench is None:
                     bench = stack.enter_context(workbench(rows, base.bytes_4bit, results.folder / "logs"))
+                    tell(_announced(variants, order))
                     tell(f"Writing random weights of {base.name}'s shape ({hub.in_words(base.bytes_4bit)}).")
                     _prepare(bench, order, base, rows, results)
                 with Console(stderr=True).status(
@@ -111,6 +112,12 @@ def bench(order: Order, out: Path | None = None, tell: Callable[[str], None] = s
                 tell(_in_words(entry))
     draw_speeds(results, results.folder / SPEEDS)
     return results
+
+
+def _announced(variants: Sequence[Variant], order: Order) -> str:
+    names = ", ".join(variant.name for variant in variants)
+    swept = "; some are measured with several layouts" if any(variant.is_swept for variant in variants) else ""
+    return f"Measuring {names}, each for at most {order.limit_s / 60:g} minutes{swept}. What is measured stays."
 
 
 def _check_without_card(order: Order, base: Base) -> None:

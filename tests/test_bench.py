@@ -269,7 +269,7 @@ def test_a_process_beyond_its_time_is_ended_and_one_that_fails_says_why(tmp_path
 def test_a_process_that_is_killed_is_told_by_its_signal(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    returned = workbench._run([sys.executable, "-c", code], log, 60)
+    returned = workbench._run([sys.executable, "-c", code], log, 60, {})
     assert returned is not None
     assert workbench._reason(returned, log) == "ended by signal 9"
 

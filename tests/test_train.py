@@ -17,17 +17,19 @@ from bitsandbytes.optim import optimizer as bitsandbytes_optimizer
 from micro_steps import conversations
 from random_llama import dataset, make_rows, write_base
 from rich.console import Console
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from small_tune import gradients, small_recipe, stir, tune
 from torch.overrides import TorchFunctionMode
+from transformers import Trainer
 from transformers.training_args import OptimizerNames
 
 from flanlite.engine import progress
 from flanlite.engine.device import Machine
 from flanlite.engine.load import load_for_generation, load_model
 from flanlite.engine.progress import TrainingProgress
-from flanlite.engine.train import build_trainer
-from flanlite.engine.trainer import Conduct, PackedTrainer
+from flanlite.engine.train import _write_adapter, build_trainer
+from flanlite.engine.trainer import LENGTHS, Conduct, PackedTrainer, _keeping_lengths
 from flanlite.errors import FlanliteError
 from flanlite.prompt.tokenizer import Tokenizer
 from flanlite.run import Run
@@ -351,6 +353,33 @@ def test_the_adapter_loads_with_its_tokenizer_and_template_and_changes_the_model
     ids = torch.tensor([ROWS[0]["input_ids"]])
     with torch.inference_mode():
         assert not torch.allclose(tuned(input_ids=ids).logits, plain(input_ids=ids).logits, atol=0.1)
+
+
+def test_lengths_of_conversations_are_handed_over_from_where_the_computer_has_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handed: dict[str, Any] = {}
+    monkeypatch.setattr(Trainer, "compute_loss", lambda _, __, inputs: handed.update(inputs))
+    collate = _keeping_lengths(lambda lengths: {LENGTHS: torch.tensor(lengths)})
+    on_card = collate([2, 3]) | {LENGTHS: "on the card"}
+    PackedTrainer.compute_loss(object.__new__(PackedTrainer), None, on_card)
+    assert handed.pop(LENGTHS).tolist() == [2, 3]
+    assert handed == {"use_cache": False}
+
+
+def test_the_adapter_is_as_open_to_others_as_the_files_beside_it(finished: tuple[Run, str]) -> None:
+    modes = {file.name: file.stat().st_mode for file in finished[0].adapter_dir.iterdir()}
+    assert modes["adapter_model.safetensors"] == modes["adapter_config.json"]
+
+
+def test_an_adapter_without_room_on_the_disk_is_one_sentence_and_the_line_to_go_on(base: Path, tmp_path: Path) -> None:
+    class Full:
+        def save_pretrained(self, folder: str) -> None:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(FlanliteError, match=r"cannot be written: .* No space left on device") as refused:
+        _write_adapter(Full(), Tokenizer.load(base), "", tmp_path / "run" / "adapter.partial")
+    assert refused.value.hint == f"Free some space, then `flanlite tune --resume --out {tmp_path / 'run'}`."
 
 
 def test_a_base_that_is_stored_in_4_bits_loads_as_it_is(base: Path, tmp_path: Path) -> None:

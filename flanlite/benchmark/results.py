@@ -26,7 +26,8 @@ class Measured:
 
     Padding is in no count of tokens. `first_losses` are the mean loss of each of the first conversations before the
     first update, in nats, and its trained tokens: the same in all variants, in one order. Bytes are the peaks of
-    torch's allocator on the card, None without one.
+    torch's allocator on the card, and what is taken of it beside that in the end, by CUDA itself and by other
+    processes; None without one.
     """
 
     seconds: Sequence[float]
@@ -37,6 +38,7 @@ class Measured:
     allocated_bytes: int | None
     reserved_bytes: int | None
     settings: Mapping[str, Any]
+    beside_bytes: int | None = None
 
     @property
     def first_loss(self) -> float:

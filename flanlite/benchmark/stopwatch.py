@@ -65,8 +65,10 @@ class Stopwatch(TrainerCallback):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        wake_adapters(self.trainer.model, self.seed)
-        self.first_losses = conversation_losses(self.trainer)
+        # Later where memory ran out in the midst of a training, which goes on.
+        if state.global_step == 0:
+            wake_adapters(self.trainer.model, self.seed)
+            self.first_losses = conversation_losses(self.trainer)
         # Nothing is evaluated any more: that would be timed.
         self.trainer.eval_dataset = None
 
@@ -103,7 +105,13 @@ class Stopwatch(TrainerCallback):
             allocated_bytes=torch.cuda.max_memory_allocated() if has_card else None,
             reserved_bytes=torch.cuda.max_memory_reserved() if has_card else None,
             settings=dict(settings),
+            beside_bytes=_bytes_beside_torch() if has_card else None,
         )
+
+
+def _bytes_beside_torch() -> int:
+    free_bytes, total_bytes = torch.cuda.mem_get_info()
+    return total_bytes - free_bytes - torch.cuda.memory_reserved()
 
 
 class Moment:

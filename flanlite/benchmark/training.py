@@ -114,7 +114,9 @@ def _measure_flanlite(trial: Trial, recipe: Recipe, columns: Mapping[str, Any]) 
         "planned_peak_bytes": plan.peak_bytes if plan else None,
     }
     note = "" if used == setup else f"the plan did not fit: {asdict(setup)} ran out of memory"
-    return Ended(watches[-1].measured(settings), note)
+    last = watches[-1]
+    last.first_losses = last.first_losses or watches[0].first_losses
+    return Ended(last.measured(settings), note)
 
 
 def _measure_plain(

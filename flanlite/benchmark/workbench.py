@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,8 @@ class Workbench:
         write_task(task, task_file)
         log = self.log_dir / f"{name}.txt"
         command = [sys.executable, "-m", "flanlite.benchmark.child", str(task_file), str(answer_file)]
-        returned = _run(command, log, limit_s)
+        # unsloth writes code and imports it again, else into the folder that the user is in.
+        returned = _run(command, log, limit_s, OFFLINE | {"UNSLOTH_COMPILE_LOCATION": str(self.folder / "compiled")})
         if answer_file.is_file():
             answer: dict[str, Any] = json.loads(answer_file.read_text(encoding="utf-8"))
             return answer
@@ -110,11 +111,11 @@ class Workbench:
         return {"outcome": "failed", "note": _reason(returned, log)}
 
 
-def _run(command: Sequence[str], log: Path, limit_s: float) -> int | None:
+def _run(command: Sequence[str], log: Path, limit_s: float, settings: Mapping[str, str]) -> int | None:
     """A process's exit code; None where it had to be ended, its own processes with it."""
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            command, stdout=stream, stderr=subprocess.STDOUT, env=os.environ | OFFLINE, start_new_session=True
+            command, stdout=stream, stderr=subprocess.STDOUT, env=os.environ | settings, start_new_session=True
         )
         try:
             return process.wait(limit_s)

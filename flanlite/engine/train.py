@@ -10,6 +10,7 @@ import difflib
 import json
 import math
 import os
+import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
 
 from flanlite.engine.checkpointing import lay_out
 from flanlite.engine.checkpoints import (
@@ -176,6 +178,8 @@ def _arguments(recipe: Recipe, run: Run, machine: Machine) -> Any:
             logging_steps=1,
             logging_nan_inf_filter=False,
             save_strategy="no",
+            # unsloth's default gives memory back in the midst of the first step, the probe's too, and waits for that.
+            torch_empty_cache_steps=None,
             disable_tqdm=True,
             report_to=_trackers(recipe.report_to),
         )
@@ -258,10 +262,20 @@ def _hub_tokenizer(tokenizer: Tokenizer) -> Any:
 
 
 def _write_adapter(model: Any, tokenizer: Tokenizer, base: str, folder: Path) -> None:
-    """The adapter in peft's format, its settings in a fixed order, with the tokenizer beside it."""
-    model.save_pretrained(str(folder))
+    """The adapter in peft's format, its settings in a fixed order, with the tokenizer beside it.
+
+    Raises FlanliteError where the disk has no room for it.
+    """
+    try:
+        model.save_pretrained(str(folder))
+    except SafetensorError as error:
+        raise FlanliteError(
+            f"The adapter cannot be written: {error}.", f"Free some space, then `{resume_line(Run(folder.parent))}`."
+        ) from error
     (folder / "README.md").unlink(missing_ok=True)
     file = folder / "adapter_config.json"
+    # safetensors writes for its owner alone, and a run is there to be shared.
+    shutil.copymode(file, folder / "adapter_model.safetensors")
     settings = json.loads(file.read_text(encoding="utf-8"))
     if isinstance(settings["target_modules"], list):
         settings["target_modules"].sort()

@@ -9,7 +9,7 @@ import contextlib
 import importlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,12 @@ from flanlite.run import Run
 
 EVALUATIONS = 5
 """Validation losses in a run, beside the one before the first step."""
+
+LENGTHS = "packed_seq_lengths"
+"""What unsloth calls the lengths of a batch's conversations."""
+
+HOST_LENGTHS = "host_seq_lengths"
+"""The same as plain numbers, which stay in the computer's memory when a batch goes to the card."""
 
 
 class Arriving:
@@ -69,14 +75,24 @@ def _unwaiting(*, is_paged: bool) -> Iterator[None]:
         updates.sync_gpu = wait
 
 
+def _keeping_lengths(collate: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """The same batches, with their conversations' lengths as plain numbers too, where there are any."""
+
+    def collated(rows: Any) -> dict[str, Any]:
+        batch = collate(rows)
+        return batch | {HOST_LENGTHS: batch[LENGTHS].tolist()} if LENGTHS in batch else batch
+
+    return collated
+
+
 class PackedTrainer(SFTTrainer):
     """SFTTrainer on packed rows, whose losses are means over trained tokens, in validation too.
 
     An optimizer step waits for the card once, and with work queued on it: its loss, gradient norm and trained tokens
     are read, and logged, when the first micro-step of the next one has been handed over. By then the next rows have
     been made up and sent as well. What others wait for remains: in every micro-step transformers asks whether its rows
-    hold several conversations, and trl for the number of trained tokens, or unsloth for the conversations' lengths and
-    the places of the trained tokens; float16's scaler asks once a step whether the gradients are finite.
+    hold several conversations, and trl for the number of trained tokens, or unsloth for the places of the trained
+    tokens; float16's scaler asks once a step whether the gradients are finite.
 
     `tokens` and `trained_tokens` are those of all steps that have been read, in this sitting.
     """
@@ -86,6 +102,10 @@ class PackedTrainer(SFTTrainer):
     step_tokens = 0
     step_trained_tokens: Any = 0
     unread: tuple[Arriving, int, float] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.data_collator = _keeping_lengths(self.data_collator)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As trl's, with an optimizer that does not wait for the card either."""
@@ -112,8 +132,13 @@ class PackedTrainer(SFTTrainer):
         return loss
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss and nothing else: trl's own also reads four figures, and waits for the card each time."""
-        wanted = {key: value for key, value in inputs.items() if key != "_prediction_loss_only"}
+        """The loss and nothing else: trl's own also reads four figures, and waits for the card each time.
+
+        unsloth reads the conversations' lengths, and waits only for those that lie on the card.
+        """
+        wanted = {key: value for key, value in inputs.items() if key not in ("_prediction_loss_only", HOST_LENGTHS)}
+        if HOST_LENGTHS in inputs:
+            wanted[LENGTHS] = torch.tensor(inputs[HOST_LENGTHS], dtype=torch.int32)
         return Trainer.compute_loss(self, model, wanted | {"use_cache": False}, *args, **kwargs)
 
     def floating_point_ops(self, inputs: Any) -> int:

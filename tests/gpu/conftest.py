@@ -17,7 +17,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark this folder's tests; the hook is handed those of all folders."""
+    """Mark this folder's tests, and put last what measures one thing after the other.
+
+    The hook is handed the tests of all folders.
+    """
+    items.sort(key=lambda item: item.path == Path(__file__).with_name("test_bench_on_card.py"))
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.gpu)

@@ -1,7 +1,7 @@
 """What one optimizer step does on the card: `python profiled_step.py BASE FOLDER [key=value ...]`.
 
-It leaves `outcome.json` in the folder: the calls that waited for the card, the kernels with their microseconds, the
-operations of attention, and the matrix products in float32.
+It leaves `outcome.json` in the folder: the calls that waited for the card, the step's microseconds, those in which the
+card was busy, the kernels with theirs, the operations of attention, and the matrix products in float32.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,18 @@ class _Watch:
             self.profiler.__exit__(None, None, None)
 
     def found(self) -> dict[str, Any]:
+        raw: Any = self.profiler.profiler
+        types = {event.correlation_id(): event.dtypes() for event in raw.kineto_results.events() if event.dtypes()}
         events = [event for event in self.profiler.events() if not event.is_user_annotation or event.name == WINDOW]
         called = [event for event in events if event.device_type == DeviceType.CPU]
         window = next(event.time_range for event in called if event.name == WINDOW)
         kernels: Counter[str] = Counter()
-        for event in events:
-            if event.device_type == DeviceType.CUDA and event.name != WINDOW:
-                kernels[event.name] += event.time_range.elapsed_us()
+        on_card = [event for event in events if event.device_type == DeviceType.CUDA and event.name != WINDOW]
+        for event in on_card:
+            kernels[event.name] += event.time_range.elapsed_us()
         return {
+            "step_us": window.elapsed_us(),
+            "busy_us": _covered((event.time_range.start, event.time_range.end) for event in on_card),
             "waits": Counter(
                 event.name
                 for event in called
@@ -65,21 +70,29 @@ class _Watch:
             ),
             "kernels": kernels,
             "operations": sorted({event.name for event in called if any(word in event.name for word in ATTENTION)}),
-            "products": sorted({_in_words(event) for event in called if _is_float32_product(event)}),
+            "products": sorted(
+                {
+                    f"{event.name} {event.input_shapes} {types[event.id]}"
+                    for event in called
+                    if event.name in PRODUCTS and _is_in_float32(event.input_shapes, types.get(event.id, []))
+                }
+            ),
         }
 
 
-def _is_float32_product(event: Any) -> bool:
-    """Whether it is a matrix product of float32; the outer product that gives the angles of positions is none."""
-    if event.name not in PRODUCTS:
-        return False
-    matrices = [index for index, shape in enumerate(event.input_shapes) if len(shape) > 1]
-    left = matrices[-2:][0]
-    return event.input_dtypes[left] == "float" and event.input_shapes[left][-1] > 1
+def _is_in_float32(shapes: list[list[int]], types: list[str]) -> bool:
+    """Whether a product's left matrix is float32; the outer product for positions does not count."""
+    matrices = [(shape, name) for shape, name in zip(shapes, types, strict=False) if len(shape) > 1]
+    return any(name == "float" and shape[-1] > 1 for shape, name in matrices[-2:][:1])
 
 
-def _in_words(event: Any) -> str:
-    return f"{event.name} {event.input_shapes} {event.input_dtypes}"
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
+    """How long at least one of the spans lasted."""
+    total, until = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return total
 
 
 def main(base: str, folder: str, *settings: str) -> None:

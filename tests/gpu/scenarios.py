@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,9 +106,16 @@ class Child:
 
     def finish(self) -> str:
         """What it printed on stdout, once it has ended well."""
-        status, out, err = self.end()
-        assert status == 0, f"{self.process.args} ended with {status}\n{out}\n{err[-6000:]}"
+        [out] = finish([self])
         return out
+
+
+def finish(children: Iterable[Child]) -> list[str]:
+    """What each printed on stdout, once all have ended, and ended well: none is left on the card behind a failure."""
+    ended = [(child, child.end()) for child in list(children)]
+    for child, (status, out, err) in ended:
+        assert status == 0, f"{child.process.args} ended with {status}\n{out}\n{err[-6000:]}"
+    return [out for _, (_, out, _) in ended]
 
 
 @dataclass(frozen=True)
@@ -197,9 +204,9 @@ def killed(folder: Path, bases: Bases, backend: str) -> Run:
 
 
 def offloaded(folder: Path, bases: Bases, backend: str) -> str:
-    """What a tune with offloaded inputs printed; unsloth offloads rows of 512 tokens and more."""
-    settings = ("max_tokens=512", "batch_tokens=1024", "kept_layers=0", "offload=true")
-    return tuning(bases.small, Run(folder / "run"), *SETTINGS[1:], *settings, f"backend={backend}").finish()
+    """What a tune with offloaded inputs printed; unsloth offloads inputs of more than 2 MiB in rows of 512 and more."""
+    settings = ("max_tokens=2048", "batch_tokens=2048", "micro_rows=1", "kept_layers=0", "offload=true")
+    return tuning(bases.deep, Run(folder / "run"), *SETTINGS[1:], *settings, f"backend={backend}").finish()
 
 
 def micro_steps(base: Path, folder: Path, settings: tuple[str, ...], *setups: str) -> list[MicroStep]:
@@ -239,16 +246,13 @@ def capped(folder: Path, bases: Bases, backend: str) -> Capped:
     """The cap lies between what all kept layers take and what none take."""
     settings = (*SETTINGS[1:], "max_tokens=2048", "epochs=8", "micro_rows=1", "batch_tokens=2048", f"backend={backend}")
     whole, small, first, later = (Run(folder / name) for name in ("whole", "small", "capped", "shrunk"))
-    children = [tuning(bases.deep, run, *settings, f"kept_layers={kept}") for run, kept in ((whole, 8), (small, 0))]
-    for child in children:
-        child.finish()
+    finish(tuning(bases.deep, run, *settings, f"kept_layers={kept}") for run, kept in ((whole, 8), (small, 0)))
     most, least = (run.record["measured"]["peak_memory_bytes"] for run in (whole, small))
     cap = (least + most) // 2
-    children = [
+    said, said_later = finish(
         tuning(bases.deep, run, *settings, "kept_layers=8", f"--cap={bound}")
         for run, bound in ((first, f"{cap}"), (later, f"{cap}@3"))
-    ]
-    said, said_later = (child.finish() for child in children)
+    )
     return Capped(whole, least, cap, first, said, later, said_later)
 
 

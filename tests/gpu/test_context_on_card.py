@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from random_llama import write_base
-from scenarios import BACKENDS, HERE, Child
+from scenarios import BACKENDS, HERE, Child, write_down
 
 from flanlite.planning.memory import CUDA_CONTEXT_BYTES, MARGIN_BYTES
 
@@ -18,6 +18,6 @@ def test_the_context_is_about_as_large_as_a_plan_takes_it_to_be(tmp_path: Path, 
     child = Child(HERE / "context_size.py", base, tmp_path / "run", f"backend={backend}")
     found = json.loads(child.finish().splitlines()[-1])
     context = free_before - found["free"] - found["reserved"]
-    print(f"{backend}: the context takes {context / 2**20:.0f} MiB, and the plan says {CUDA_CONTEXT_BYTES / 2**20:.0f}")
+    write_down("context.jsonl", {"backend": backend, "context": context, "planned": CUDA_CONTEXT_BYTES})
     # What it takes more than planned comes out of the margin, of which half is left for all else.
     assert context <= CUDA_CONTEXT_BYTES + MARGIN_BYTES // 2
