@@ -42,7 +42,7 @@ from flanlite.corpus.flan.settings import BuildSettings
 from flanlite.corpus.flan.weights import parse_weights
 from flanlite.corpus.raw.reading import Kind, raw_turns
 from flanlite.corpus.rows import MANIFEST, parse_row, read_blocks, read_manifest
-from flanlite.corpus.sources import find_sources
+from flanlite.corpus.sources import check_outside, find_sources
 from flanlite.errors import FlanliteError
 from flanlite.prompt.tokenizer import Tokenizer
 from flanlite.run import write_json
@@ -97,7 +97,7 @@ def build(
     """
     out = out.resolve()
     sources = inputs.sources()
-    _check_places(out, html, [Path(source.name) for source in sources])
+    _check_places(out, html, [source.name for source in sources])
     weights, phrases = parse_weights(settings.weights), load_phrases(inputs.phrases)
     contamination = Contamination(inputs.tests) if inputs.tests else None
     base, tokenizer = _base(settings)
@@ -133,7 +133,7 @@ def build(
     return manifest
 
 
-def _check_places(out: Path, html: Path | None, named: Sequence[Path]) -> None:
+def _check_places(out: Path, html: Path | None, named: Sequence[str]) -> None:
     """Raises FlanliteError where `out` holds anything but an older corpus, or a source holds `out`, or it the page."""
     manifest = read_manifest(out)
     if out.exists() and not (out.is_dir() and (manifest or not any(out.iterdir()))):
@@ -143,11 +143,7 @@ def _check_places(out: Path, html: Path | None, named: Sequence[Path]) -> None:
         strange = [file for file in _all_below(out) if file not in known]
         if strange:
             raise FlanliteError(f"{out} holds {strange[0]}, which no build wrote.", "Move it, or name another --out.")
-    for source in named:
-        if source.is_dir() and out.is_relative_to(source.resolve()):
-            raise FlanliteError(
-                f"{out} lies inside the source {source}; the next build would read it.", "Name another --out."
-            )
+    check_outside(out, named)
     if html is not None and (html.is_dir() or not html.resolve().parent.is_dir()):
         raise FlanliteError(f"{html} cannot be written: its folder is missing, or it is one.", "Name another --html.")
     if html is not None and html.resolve().is_relative_to(out):
@@ -200,6 +196,7 @@ def _write_negatives(
     kept = _kept_replies(out)
     if not kept.exists() and (out / REPLIES).is_file():
         shutil.copy(out / REPLIES, kept)
+        say(f"Replies in {out / REPLIES} are used again, by the model's name; delete it to ask anew.")
     with step_progress("replies") as on_progress:
         replies, unusable = model_replies(negatives, settings.seed, model, identity, kept, on_progress)
     assembly.write_negatives(drawn, replies)
@@ -313,6 +310,7 @@ def _put_in_place(beside: Path, out: Path) -> None:
         shutil.copy(kept, beside / REPLIES)
     if out.exists():
         shutil.rmtree(out)
+        say(f"The older corpus in {out} is replaced.")
     beside.chmod(0o755)  # a temporary folder is its owner's alone
     beside.rename(out)
     kept.unlink(missing_ok=True)
@@ -334,7 +332,7 @@ def _raw_rows(sources: Sequence[RawSource], wanted: set[Origin]) -> Iterator[tup
     for number, file_number in sorted({origin[:2] for origin in wanted}):
         rows = {origin.row for origin in wanted if origin[:2] == (number, file_number)}
         for block in read_blocks(sources[number].files[file_number]):
-            for row, value in enumerate(block.rows, block.first_row):
+            for row, value in block.numbered():
                 if row in rows:
                     yield Origin(number, file_number, row), parse_row(value)
             if block.first_row + len(block.rows) > max(rows):
@@ -374,6 +372,9 @@ def _notes(manifest: Mapping[str, Any]) -> Iterator[str]:
     yield f"Agent to general: {agent:,} to {general:,} {words}, {share:.0%} general."
     if share < settings["general_share"] - 0.01:
         yield f"That is less than the share of {settings['general_share']:.0%}: there is no more general chat."
+    if share > settings["general_share"] + 0.01:
+        wanted = f"{settings['general_share']:.0%}"
+        yield f"That is more than the share of {wanted}: chats are taken whole, and those among the logs all of them."
 
 
 def _source_table(sources: Sequence[Mapping[str, Any]]) -> Table:
@@ -404,6 +405,7 @@ def _capability_table(sources: Sequence[Mapping[str, Any]]) -> Table:
 
 def _table(*heads: str) -> Table:
     table = Table(*heads, box=None, header_style="bold", padding=(0, 1))
+    table.columns[0].overflow = "fold"
     for column, head in zip(table.columns[1:], heads[1:], strict=True):
         column.justify = "right" if head else "left"
     return table

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
 
 Role = Literal["system", "user", "assistant", "observation"]
 
@@ -81,6 +83,23 @@ class Conversation:
     def system(self) -> str | None:
         """The system turn's text, or None without one."""
         return self.turns[0].text if self.turns and self.turns[0].role == "system" else None
+
+
+def sound(value: T) -> T:
+    """The value, made of dataclasses, if it is JSON and its texts are Unicode. Raises ValueError with the reason."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False, default=_as_object).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text holds half of a surrogate pair") from None
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError("a value is no JSON") from None
+    return value
+
+
+def _as_object(value: Any) -> dict[str, Any]:
+    if not is_dataclass(value):
+        raise TypeError(f"{type(value).__name__} is no JSON")
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def well_formed(value: Any) -> Any:

@@ -5,12 +5,16 @@ Nothing vanishes silently: a row is kept whole, cut at a turn's end, or rejected
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ from flanlite import hub
 from flanlite.bases import resolve
 from flanlite.corpus.forms import FORMS, detect_form
 from flanlite.corpus.rows import Block, parse_row, read_blocks
-from flanlite.corpus.sources import Source, find_sources
+from flanlite.corpus.sources import Source, check_outside, find_sources
 from flanlite.errors import FlanliteError
 from flanlite.examples import OverlongError, Settings, Tally, convert_row
 from flanlite.prompt.template import Template, choose_template
@@ -31,8 +35,13 @@ from flanlite.terminal import OnProgress, byte_progress, say
 from flanlite.training_set import DATA, FILES, REJECTS, REPORT, SCHEMA, TrainingSet, record_batch
 from flanlite.workers import cpu_count, in_order
 
-VERSION = 1
+VERSION = 2
 """Raised when the same data and settings would give other ids or another folder, so that no old cache is taken."""
+
+ABANDONED_S = 24 * 3600
+"""What nothing has been written to for so long, a convert that was killed has left half-written."""
+
+EXAMPLE_ROW = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}'
 
 IN_PROCESS_BYTES = 4_000_000
 """Smaller inputs are done before a worker process has started."""
@@ -45,8 +54,10 @@ def convert_for(recipe: Recipe, out: Path | None = None) -> TrainingSet:
     """
     base = resolve(recipe.base)
     recipe = recipe.with_plain_rows(base.context_length)
-    tokenizer = Tokenizer.load(hub.model_dir(base, weights=False, say=say))
+    if out is not None:
+        check_outside(out, recipe.data)
     sources = find_sources(recipe.data, recipe.subset, say=say)
+    tokenizer = Tokenizer.load(hub.model_dir(base, weights=False, say=say))
     template = (base.template or "auto") if recipe.template == "base" else recipe.template
     settings = Settings(template, recipe.tool_style, recipe.form, recipe.row_tokens, recipe.overlong)
     if out is None:
@@ -55,8 +66,17 @@ def convert_for(recipe: Recipe, out: Path | None = None) -> TrainingSet:
         )
         if (out / REPORT).is_file():
             return TrainingSet(out)
+        _clear_abandoned(out.parent)
     with byte_progress("converting") as on_progress:
         return convert(sources, tokenizer, settings, out, on_progress=on_progress)
+
+
+def _clear_abandoned(cache: Path) -> None:
+    """Remove what converts that were killed have left in the cache."""
+    for folder in cache.glob(".*.*"):
+        with contextlib.suppress(OSError):  # one that is just being renamed
+            if time.time() - max(file.stat().st_mtime for file in (folder, *folder.iterdir())) > ABANDONED_S:
+                shutil.rmtree(folder)
 
 
 def cache_key(sources: Sequence[Source], tokenizer: Tokenizer, template: Template, settings: Settings) -> str:
@@ -85,14 +105,15 @@ def convert(
     """
     template = choose_template(settings.template, tokenizer)
     out = out.resolve()
-    _check_free(out)
+    replaces = _is_older_set(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own, since another tune of the same data may be at it too.
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         tallies = _write(sources, tokenizer, settings, beside, on_progress, processes)
+        key = cache_key(sources, tokenizer, template, settings)
         report = {
-            "key": cache_key(sources, tokenizer, template, settings),
+            "key": key,
             "template": template.name,
             "settings": asdict(settings),
             "sources": [
@@ -103,21 +124,34 @@ def convert(
         (beside / REPORT).write_text(json.dumps(report, indent=2), encoding="utf-8")
         tokenizer.save(beside)
         _check_trainable(tallies, beside, out)
-        if out.exists():
+        if replaces:
             shutil.rmtree(out)
-        beside.chmod(0o755)  # a temporary folder is its owner's alone
-        beside.rename(out)
+            say(f"The older training set in {out} is replaced.")
+        _put_in_place(beside, out, key)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return TrainingSet(out)
 
 
-def _check_free(out: Path) -> None:
-    """Raises FlanliteError where `out` holds anything but an older training set."""
+def _is_older_set(out: Path) -> bool:
+    """Whether `out` holds an older training set. Raises FlanliteError where it holds anything else."""
     found = {file.name for file in out.iterdir()} if out.is_dir() else set()
     is_older_set = {DATA, REPORT, REJECTS} <= found and found <= FILES
     if (out.exists() and not out.is_dir()) or (found and not is_older_set):
         raise FlanliteError(f"{out} exists and is no training set.", "Name another --out.")
+    return is_older_set
+
+
+def _put_in_place(beside: Path, out: Path, key: str) -> None:
+    """Rename the finished folder, unless another tune has put the same set there meanwhile and may be reading it."""
+    beside.chmod(0o755)  # a temporary folder is its owner's alone
+    with contextlib.suppress(OSError):
+        out.rmdir()  # one that is empty
+    try:
+        beside.rename(out)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or TrainingSet(out).report["key"] != key:
+            raise
 
 
 def _check_trainable(tallies: Sequence[Tally], beside: Path, out: Path) -> None:
@@ -131,9 +165,10 @@ def _check_trainable(tallies: Sequence[Tally], beside: Path, out: Path) -> None:
     rejects = (beside / REJECTS).replace(out.with_name(out.name + "." + REJECTS))
     with rejects.open(encoding="utf-8") as lines:
         first = json.loads(next(lines))
+    rows = f"All {total.rows:,} rows were" if total.rows > 1 else "The only row was"
     raise FlanliteError(
-        f"All {total.rows:,} rows were rejected; {Path(first['file']).name} row {first['row']}: {first['reason']}.",
-        f"Every row's reason is in {rejects}.",
+        f"{rows} rejected; {Path(first['file']).name} row {first['row']}: {first['reason']}.",
+        f"Every row's reason is in {rejects}. A row that can be read: {EXAMPLE_ROW}",
     )
 
 
@@ -158,9 +193,9 @@ def _write(
     processes: int | None,
 ) -> list[Tally]:
     tallies = [Tally() for _ in sources]
-    sizes = [source.file.stat().st_size for source in sources]
+    starts = [0, *accumulate(source.file.stat().st_size for source in sources)]
     if processes is None:
-        processes = 1 if sum(sizes) < IN_PROCESS_BYTES else cpu_count()
+        processes = 1 if starts[-1] < IN_PROCESS_BYTES else cpu_count()
     with (
         pa.OSFile(str(folder / DATA), "wb") as sink,
         pa.ipc.new_stream(sink, SCHEMA) as writer,
@@ -173,7 +208,7 @@ def _write(
             if done.batch.num_rows:
                 writer.write_batch(done.batch)
             rejects.writelines(json.dumps(reject, ensure_ascii=True) + "\n" for reject in done.rejects)
-            on_progress(sum(sizes[: done.source]) + done.position, sum(sizes))
+            on_progress(starts[done.source] + done.position, starts[-1])
     return tallies
 
 
@@ -215,9 +250,7 @@ def _convert_block(task: tuple[int, Block, str]) -> _Done:
     source, block, form = task
     tokenizer, template, settings = _worker
     tally, examples, rejects, fatal = Tally(), [], [], ""
-    for number, raw in enumerate(block.rows, block.first_row):
-        if isinstance(raw, bytes) and not raw.strip():
-            continue
+    for number, raw in block.numbered():
         tally.rows += 1
         try:
             row = parse_row(raw)
@@ -228,9 +261,10 @@ def _convert_block(task: tuple[int, Block, str]) -> _Done:
         except OverlongError as error:
             fatal = f"{block.file} row {number} has {error}."
             break
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
+            reason = "a value is nested too deeply" if isinstance(error, RecursionError) else str(error)
             tally.rejected += 1
-            rejects.append({"file": str(block.file), "row": number, "reason": str(error)})
+            rejects.append({"file": str(block.file), "row": number, "reason": reason})
         else:
             tally.keep(example)
             examples.append((example.tokens, source, number))

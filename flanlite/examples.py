@@ -93,7 +93,6 @@ def convert_row(row: Any, form: str, template: Template, tokenizer: Tokenizer, s
     turns, broken_marks = break_marks(
         as_text(read_row(row, form), settings.tool_style), template.marks, in_answers=template.encodes_specials_in_text
     )
-    _check_unicode(turns)
     last_trained = max(index for index, turn in enumerate(turns) if turn.trained)
     trailing_turns = len(turns) - last_trained - 1
     turns = turns[: last_trained + 1]
@@ -111,15 +110,6 @@ def convert_row(row: Any, form: str, template: Template, tokenizer: Tokenizer, s
         trailing_turns=trailing_turns,
         broken_marks=broken_marks,
     )
-
-
-def _check_unicode(turns: Sequence[Turn]) -> None:
-    """JSON can hold half of a surrogate pair, which is no character and has no tokens."""
-    try:
-        for turn in turns:
-            turn.text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("a text holds half of a surrogate pair") from None
 
 
 def _longest_fit(turns: Sequence[Turn], template: Template, tokenizer: Tokenizer, limit: int) -> tuple[int, Tokens]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 from collections import Counter
 from pathlib import Path
@@ -48,7 +49,7 @@ def counts_by_role(training_set: TrainingSet, index: int) -> dict[str, tuple[int
 
 def _title(training_set: TrainingSet, index: int) -> str:
     file, row = training_set.origin(index)
-    return f"row {index} of {len(training_set):,}, from {Path(file).name} row {row}"
+    return f"row {index} (of 0 to {len(training_set) - 1}), from {Path(file).name}, row {row}"
 
 
 def _role_table(training_set: TrainingSet, index: int) -> Table:
@@ -86,7 +87,9 @@ def write_page(training_set: TrainingSet, indices: list[int], file: Path) -> Non
         beside.write_text(text, encoding="utf-8")
         beside.replace(file)
     except OSError as error:
-        raise FlanliteError(f"{file} cannot be written: {error.strerror}.") from error
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise FlanliteError(f"{file} cannot be written: {error.strerror}.", "Name another --html.") from error
 
 
 def page(training_set: TrainingSet, indices: list[int]) -> str:

@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
         ("labels", pa.list_(pa.int32())),
         ("span_roles", pa.list_(pa.int8())),
         ("span_tokens", pa.list_(pa.int32())),
-        ("source", pa.int16()),
+        ("source", pa.int32()),
         ("row", pa.int32()),
     ]
 )
@@ -59,7 +59,7 @@ def record_batch(examples: Sequence[tuple[Tokens, int, int]]) -> pa.RecordBatch:
         _lists(lengths, pa.array(labels)),
         _lists(span_counts, pa.array(roles, pa.int8())),
         _lists(span_counts, pa.array(counts, pa.int32())),
-        pa.array([source for _, source, _ in examples], pa.int16()),
+        pa.array([source for _, source, _ in examples], pa.int32()),
         pa.array([row for _, _, row in examples], pa.int32()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
@@ -92,7 +92,7 @@ class TrainingSet:
 
     @cached_property
     def source_of(self) -> np.ndarray:
-        """Each row's source number: int16 of shape (rows,)."""
+        """Each row's source number: int32 of shape (rows,)."""
         return np.asarray(self.table["source"].to_numpy())
 
     @cached_property

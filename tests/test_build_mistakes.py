@@ -61,6 +61,17 @@ def test_a_folder_with_a_file_that_no_build_wrote_is_not_replaced(raw: Path, tmp
     assert (tmp_path / "corpus" / "data" / "thesis.txt").exists()
 
 
+def test_a_value_that_is_nested_too_deeply_is_a_reason(tmp_path: Path) -> None:
+    lines = [json.dumps(log(number)) for number in range(40)]
+    for index, depth in enumerate(range(300, 1000, 100)):
+        deep = '{"x":' * depth + "1" + "}" * depth
+        lines[index] = lines[index].replace('"properties": {', f'"properties": {{"y": {deep}, ', 1)
+    (tmp_path / "logs.json").write_text(f"[{','.join(lines)}]")
+    (source,) = build(Inputs(trajectories=[str(tmp_path / "logs.json")]), setting(), tmp_path / "corpus")["sources"]
+    assert source["rows"] == 40
+    assert set(source["dropped"]) <= {"a value is nested too deeply", "a value is no JSON", "broken JSON"}
+
+
 def test_a_corpus_is_not_built_inside_its_own_source(raw: Path) -> None:
     with pytest.raises(FlanliteError, match="lies inside the source"):
         build(Inputs(trajectories=[str(raw)]), setting(), raw / "corpus")
@@ -116,7 +127,13 @@ def test_a_share_that_cannot_be_had_is_said(raw: Path, tmp_path: Path) -> None:
     options += ["--general-share", "0.01"]
     result = CliRunner().invoke(app, ["build", *options, "--out", str(tmp_path / "other")])
     assert "less than the share" not in result.output
+    assert "is replaced" not in result.output
     assert "were not needed" in result.output
+    write_lines(raw / "chats.jsonl", [chat(number) | {"tools": []} for number in range(12)])
+    options += ["--trajectories", str(raw / "chats.jsonl")]
+    result = CliRunner().invoke(app, ["build", *options, "--out", str(tmp_path / "other")])
+    assert "more than the share of 1%" in result.output
+    assert "The older corpus in" in result.output
 
 
 def test_rejects_name_the_file_below_the_folder_that_was_named(raw: Path, tmp_path: Path) -> None:

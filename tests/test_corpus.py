@@ -110,8 +110,35 @@ REJECTED = {
         {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{x"}}]}],
     "the arguments of f are no object": [
         {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}],
+    "a turn's loss or weight is none": [{"role": "assistant", "content": "x", "loss": "false"}],
+    "a turn's loss or weight is none of": [{"role": "assistant", "content": "x", "weight": 0.3}],
+    "a turn's content is no": [{"role": "user", "content": [{"type": "text", "text": None}]}],
     "a user turn has tool_calls": [{"role": "user", "content": "x", "tool_calls": [{"function": {"name": "f"}}]}],
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "trained"),
+    [({}, True), ({"loss": None}, True), ({"loss": 1}, True), ({"weight": 1.0}, True),
+     ({"loss": None, "weight": 0}, False), ({"loss": False, "weight": 1}, False)],
+)  # fmt: skip
+def test_a_turn_is_trained_unless_its_loss_or_weight_says_otherwise(flags, trained):
+    last = {"role": "assistant", "content": "b"}
+    turns = read({"messages": [{"role": "assistant", "content": "a"} | flags, last]}).turns
+    assert turns[0].trained == trained
+
+
+@pytest.mark.parametrize("arguments", ["0", "[]", "false", '""', 0, [], False])
+def test_arguments_that_are_no_object_are_refused_also_where_they_are_empty(arguments):
+    call = {"function": {"name": "f", "arguments": arguments}}
+    with pytest.raises(ValueError, match="the arguments of f are no object"):
+        read({"messages": [{"role": "assistant", "tool_calls": [call]}]})
+
+
+@pytest.mark.parametrize("arguments", [None, "", " ", "null", "{}", {}])
+def test_no_arguments_are_an_empty_object(arguments):
+    call = {"function": {"name": "f", "arguments": arguments}}
+    assert read({"messages": [{"role": "assistant", "tool_calls": [call]}]}).turns[0].calls == (ToolCall("f", {}),)
 
 
 @pytest.mark.parametrize("reason", REJECTED)
@@ -152,6 +179,84 @@ def test_an_array_that_breaks_off_names_the_row_behind_which_it_does(tmp_path):
         list(read_blocks(file))
 
 
+ODD_ROWS = {
+    "an integer above 64 bits": '{"id": 123456789012345678901234567890}',
+    "no number": '{"score": NaN}',
+    "brackets, commas and quotes in texts": '{"a": "]}[{,\\\\", "b": "\\",\\"]", "c": [[{}], []]}',
+    "no object": '[1, ["2", null]]',
+}
+
+
+@pytest.mark.parametrize("odd", ODD_ROWS)
+def test_an_array_holds_what_lines_hold(tmp_path, odd, monkeypatch):
+    monkeypatch.setattr("flanlite.corpus.rows.BLOCK_BYTES", 7)
+    lines = ['{"a": 1}', ODD_ROWS[odd], '{"a": "é"}']
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "rows.json").write_text(f" [ {' , '.join(lines)}\n] \n", encoding="utf-8")
+    values = [
+        [str(parse_row(row)) for block in read_blocks(tmp_path / name) for _, row in block.numbered()]
+        for name in ("rows.jsonl", "rows.json")
+    ]
+    assert values[0] == values[1] == [str(json.loads(line)) for line in lines]
+
+
+BROKEN_ROWS = {
+    "broken JSON: Expecting value at column 7": b'{"a": tru}',
+    "broken JSON: several values where one is expected": b"{} {}",
+    "broken JSON: nested too deeply": b"[" * 5000 + b"]" * 5000,
+    "the row is no UTF-8": b'"\xff"',
+    "broken JSON: Invalid control character at column 2 of": b'"\n"',
+    "broken JSON: Expecting value at line 2, column 2 of": b'{"a":\n }',
+}
+
+
+@pytest.mark.parametrize("reason", BROKEN_ROWS)
+def test_a_broken_row_of_an_array_leaves_the_others_whole(tmp_path, reason):
+    (tmp_path / "rows.json").write_bytes(b'[{"a": 1},' + BROKEN_ROWS[reason] + b',{"a": 2}]')
+    rows = [row for block in read_blocks(tmp_path / "rows.json") for _, row in block.numbered()]
+    assert [parse_row(rows[0]), parse_row(rows[2])] == [{"a": 1}, {"a": 2}]
+    with pytest.raises(ValueError, match=reason):
+        parse_row(rows[1])
+
+
+def test_half_a_surrogate_pair_in_an_array_takes_nothing_of_its_neighbours(tmp_path):
+    (tmp_path / "rows.json").write_text(r'["x\ud83d\u0041y"]')
+    (block,) = read_blocks(tmp_path / "rows.json")
+    assert parse_row(block.rows[0]) == "x\ud83dAy"
+
+
+def test_an_item_that_never_ends_is_not_read_to_the_end_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("flanlite.corpus.rows.BLOCK_BYTES", 10)
+    monkeypatch.setattr("flanlite.corpus.rows.LARGEST_ITEM_BYTES", 1000)
+    (tmp_path / "rows.json").write_text('[1, "' + "x" * 2000)
+    with pytest.raises(FlanliteError, match="behind row 1: a quote or a bracket has no end"):
+        list(read_blocks(tmp_path / "rows.json"))
+
+
+@pytest.mark.parametrize(("text", "reason"), [("[1, 2", "1: it breaks off"), ("[" * 100_000, "it breaks off"),
+                                              ("[1]\n[2]", "something follows the array"),
+                                              ("[1,,2]", "nothing between two commas")])  # fmt: skip
+def test_an_array_that_is_not_all_of_a_file_is_no_array(tmp_path, text, reason, monkeypatch):
+    monkeypatch.setattr("flanlite.corpus.rows.BLOCK_BYTES", 3)
+    (tmp_path / "rows.json").write_text(text)
+    with pytest.raises(FlanliteError, match=reason):
+        list(read_blocks(tmp_path / "rows.json"))
+
+
+def test_a_blank_line_is_no_row_and_has_a_number(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("1\n\n \n4\n")
+    (block,) = read_blocks(tmp_path / "rows.jsonl")
+    assert [(number, parse_row(row)) for number, row in block.numbered()] == [(1, 1), (4, 4)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_file_in_utf_16_is_named_and_not_read_by_halves(tmp_path, encoding):
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": 2}\n', encoding=encoding)
+    with pytest.raises(FlanliteError, match="UTF-16") as caught:
+        list(read_blocks(tmp_path / "rows.jsonl"))
+    assert caught.value.hint == "Save it as UTF-8."
+
+
 def test_a_broken_gzip_file_is_named(tmp_path):
     file = tmp_path / "rows.jsonl.gz"
     file.write_bytes(gzip.compress(b"x" * 10_000)[:30])
@@ -166,6 +271,13 @@ def test_a_folder_gives_its_files_in_order_and_an_empty_one_says_so(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     assert [file.name for file in data_files(tmp_path)] == ["b.jsonl", "a.json"]
+
+
+def test_only_a_data_set_on_the_hub_has_subsets(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{}")
+    for name in (str(tmp_path / "rows.jsonl"), "sample"):
+        with pytest.raises(FlanliteError, match="has no subsets"):
+            find_sources([name], ["foo"], say=print)
 
 
 def test_a_missing_file_is_an_error_with_a_hint():
@@ -205,6 +317,14 @@ def test_too_little_general_chat_is_taken_whole_and_leaves_its_budget_to_the_age
     taken, chat = mix(agent, general, 0.5, budget=70_600, seed=1)
     assert len(chat) == 10
     assert agent.tokens[taken].sum() == pytest.approx(70_000, abs=200)
+
+
+def test_the_negatives_share_of_too_little_general_chat_leaves_its_budget_to_the_agent_data():
+    agent = rows(("negative", 300, 100, 50), ("react", 1000, 100, 50))
+    general = rows(("chat", 400, 100, 50))
+    taken, chat = mix(agent, general, 0.5, budget=100_000, seed=1)
+    assert len(chat) == 400
+    assert len(taken) == 600
 
 
 def test_without_a_budget_every_row_is_taken():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flanlite.conversation import ROLES, Conversation, Role, Tool, ToolCall, Turn
+from flanlite.conversation import ROLES, Conversation, Role, Tool, ToolCall, Turn, sound
 
 Row = Mapping[str, Any]
 
@@ -74,7 +74,7 @@ def read_row(row: Any, form: str) -> Conversation:
     for number, turn in enumerate(conversation.turns, 1):
         if turn.trained and not turn.calls and not turn.text.strip():
             raise ValueError(f"turn {number} trains an empty reply")
-    return conversation
+    return sound(conversation)
 
 
 def _conversation(row: Row, turns: Sequence[Turn]) -> Conversation:
@@ -107,8 +107,11 @@ def _message_turn(message: Row) -> Turn:
 
 
 def _is_trained(message: Row) -> bool:
-    flag = message.get("loss", message.get("weight"))
-    return flag is None or bool(flag)
+    """What `loss` says or, without it, `weight`; True without both."""
+    flags = [flag for key in ("loss", "weight") if (flag := message.get(key)) is not None]
+    if any(not isinstance(flag, int | float) or flag not in (0, 1) for flag in flags):
+        raise ValueError("a turn's loss or weight is none of true, false, 1 and 0")
+    return bool(flags[0]) if flags else True
 
 
 def _role(name: Any) -> Role:
@@ -123,7 +126,9 @@ def _content(content: Any) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
-        return "".join(str(part.get("text", "")) for part in content)
+        texts = [part.get("text") for part in content]
+        if all(isinstance(text, str) for text in texts):
+            return "".join(texts)
     raise ValueError("a turn's content is no text" if content is not None else "a turn has no content")
 
 
@@ -135,11 +140,13 @@ def _calls(value: Any) -> tuple[ToolCall, ...]:
     if not isinstance(request, Mapping) or not isinstance(request.get("name"), str) or not request["name"].strip():
         raise ValueError("a call has no name")
     arguments = request.get("arguments")
-    if isinstance(arguments, str) and arguments.strip():
-        arguments = _json(arguments, f"the arguments of {request['name']}")
-    if not isinstance(arguments or {}, Mapping):
+    if isinstance(arguments, str):
+        arguments = _json(arguments, f"the arguments of {request['name']}") if arguments.strip() else None
+    if arguments is None:
+        arguments = {}
+    if not isinstance(arguments, Mapping):
         raise ValueError(f"the arguments of {request['name']} are no object")
-    return (ToolCall(request["name"], arguments or {}),)
+    return (ToolCall(request["name"], arguments),)
 
 
 def _tool(value: Any) -> Tool:

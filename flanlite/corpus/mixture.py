@@ -68,11 +68,13 @@ def _fitting_fraction(
     sampled = cost[~whole].sum()
     if not sampled or math.isinf(budget):
         return 1.0
-    if general is not None and general_per_agent * agent.trained.sum() > general.trained.sum():
-        # All of the general chat is taken anyway; what it leaves of the budget is the agent data's.
-        alone = (budget - general.tokens.sum() - agent.tokens[whole].sum()) / max(agent.tokens[~whole].sum(), 1)
-        if alone * agent.trained[~whole].sum() * general_per_agent > general.trained.sum():
-            return float(np.clip(alone, 0, 1))
+    if general is not None:
+        # What all of the general chat would leave to the agent data, if that then asks for more of it than there is.
+        left = budget - general.tokens.sum() - agent.tokens[whole].sum()
+        fraction = float(np.clip(left / max(agent.tokens[~whole].sum(), 1), 0, 1))
+        trained = fraction * agent.trained[~whole].sum() + agent.trained[whole].sum()
+        if general_per_agent * trained > general.trained.sum():
+            return fraction
     return float(np.clip((budget - cost[whole].sum()) / sampled, 0, 1))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ MANIFEST = "manifest.json"
 BOM = b"\xef\xbb\xbf"
 BLOCK_BYTES = 1 << 20
 BLOCK_ROWS = 256
+LARGEST_ITEM_BYTES = 1 << 26
+"""A longer item of a JSON array is taken for one whose quote or bracket was never closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Consecutive rows of one file. A row is a line's bytes, or a value already read from a JSON array.
+    """Consecutive rows of one file. A row is the bytes of its JSON, or a value already read from parquet.
 
     `first_row` counts from 1; in JSON lines it is the line's number. `position` is how far the file has been read, in
     bytes on the disk.
@@ -32,6 +35,12 @@ class Block:
     first_row: int
     rows: list[Any]
     position: int
+
+    def numbered(self) -> Iterator[tuple[int, Any]]:
+        """Each row with its number; a blank line is none."""
+        for number, row in enumerate(self.rows, self.first_row):
+            if not isinstance(row, bytes) or row.strip():
+                yield number, row
 
 
 def data_files(path: Path) -> list[Path]:
@@ -74,6 +83,8 @@ def read_blocks(file: Path) -> Iterator[Block]:
             if stream.peek(len(BOM))[: len(BOM)] == BOM:  # type: ignore[attr-defined]
                 stream.read(len(BOM))
             start = stream.peek(64).lstrip()[:64]  # type: ignore[attr-defined]
+            if b"\0" in start:
+                raise FlanliteError(f"{file} is no UTF-8 text, but perhaps UTF-16.", "Save it as UTF-8.")
             if start[:1] == b"[":
                 blocks = _array_blocks(file, stream)
             elif _opens_document(start):
@@ -89,17 +100,18 @@ def read_blocks(file: Path) -> Iterator[Block]:
 
 
 def parse_row(row: Any) -> Any:
-    """A row's value. Raises ValueError with a sentence where a line is no JSON."""
+    """A row's value. Raises ValueError with a sentence where it is no JSON."""
     if not isinstance(row, bytes):
         return row
     try:
-        return json.loads(row)
+        return json.loads(row.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
-            raise ValueError("broken JSON: several values where one is expected, one a line") from None
-        raise ValueError(f"broken JSON: {error.msg} at column {error.colno}") from None
+            raise ValueError("broken JSON: several values where one is expected") from None
+        where = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        raise ValueError(f"broken JSON: {error.msg.removesuffix(' at')} at {where} of the row") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"the line is no UTF-8: {error.reason} at byte {error.start}") from None
+        raise ValueError(f"the row is no UTF-8: {error.reason} at byte {error.start}") from None
     except RecursionError:
         raise ValueError("broken JSON: nested too deeply") from None
 
@@ -145,18 +157,60 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _array_blocks(file: Path, stream: IO[bytes]) -> Iterator[tuple[int, list[Any]]]:
-    import ijson
-
-    row, rows = 1, []
+    row = 1
+    rows: list[bytes] = []
     try:
-        for value in ijson.items(stream, "item", use_float=True):
-            rows.append(value)
+        for item in _array_items(stream):
+            rows.append(item)
             if len(rows) == BLOCK_ROWS:
                 yield row, rows
                 row, rows = row + len(rows), []
-    except (ijson.JSONError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:120]
+    except ValueError as error:
         raise FlanliteError(
-            f"{file} is broken JSON behind row {row + len(rows) - 1}: {reason}.", "Repair the file or fetch it again."
+            f"{file} is broken JSON behind row {row + len(rows) - 1}: {error}.", "Repair the file or fetch it again."
         ) from error
     yield row, rows
+
+
+_NEXT_SIGN = re.compile(rb'(?:[^"\[\]{},]++|"(?:[^"\\]++|\\.)*+")*+(["\[\]{},])', re.DOTALL)
+"""All up to the next sign that is in no string; that sign is a quote where the string's end has not been read yet."""
+
+
+def _array_items(stream: IO[bytes]) -> Iterator[bytes]:
+    """The bytes of each item of a JSON array; whether an item is sound JSON is left to parse_row.
+
+    Raises ValueError where an item is missing or has no end, and where something follows the array.
+    """
+    text, start, place, depth = b"", 0, 0, 0
+    while chunk := stream.read(BLOCK_BYTES):
+        text, place, start = text[start:] + chunk, place - start, 0
+        if len(text) > LARGEST_ITEM_BYTES:
+            raise ValueError("a quote or a bracket has no end")
+        while (found := _NEXT_SIGN.match(text, place)) and (sign := found[1]) != b'"':
+            place = found.end()
+            if sign in b"[{":
+                depth += 1
+                start = place if depth == 1 else start
+            elif sign in b"]}":
+                depth -= 1
+                if depth == 0:
+                    if item := text[start : place - 1].strip():
+                        yield item
+                    _check_rest(text[place:], stream)
+                    return
+            elif depth == 1:
+                item = text[start : place - 1].strip()
+                if not item:
+                    raise ValueError("there is nothing between two commas")
+                yield item
+                start = place
+    raise ValueError("it breaks off")
+
+
+def _check_rest(rest: bytes, stream: IO[bytes]) -> None:
+    """Reads on behind the array. Raises ValueError where there is more than blanks."""
+    while not rest.strip():
+        rest = stream.read(BLOCK_BYTES)
+        if not rest:
+            return
+    raise ValueError("something follows the array")

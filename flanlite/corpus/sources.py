@@ -23,9 +23,23 @@ class Source:
 
 
 def find_sources(names: Sequence[str], subsets: Sequence[str] = (), *, say: Say) -> list[Source]:
-    """The files behind the names, downloaded first where they are on the hub."""
+    """The files behind the names, downloaded first where they are on the hub. Raises FlanliteError."""
     found = [file for name in names for file in _files(name, subsets, say)]
+    if subsets and not any(_is_on_hub(name) for name in names):
+        raise FlanliteError(
+            f"{', '.join(names)} has no subsets.", "Leave them out: only a data set on the hub (owner/name) has some."
+        )
     return [Source(_stem(file), file) for file in dict.fromkeys(found)]
+
+
+def check_outside(out: Path, names: Sequence[str]) -> None:
+    """Raises FlanliteError where `out` lies in a folder that is read: it would be read as data the next time."""
+    for name in names:
+        source = Path(name).expanduser()
+        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+            raise FlanliteError(
+                f"{out} lies inside the source {source}; the next time it would be read.", "Name another --out."
+            )
 
 
 def _files(name: str, subsets: Sequence[str], say: Say) -> list[Path]:
@@ -33,13 +47,19 @@ def _files(name: str, subsets: Sequence[str], say: Say) -> list[Path]:
         return data_files(Path(str(files("flanlite.tiny"))) / "corpus")
     if Path(name).expanduser().exists():
         return data_files(Path(name).expanduser())
-    if name == "sharegpt" or (HUB_NAME.fullmatch(name) and not name.startswith(".") and not name.endswith(SUFFIXES)):
+    if name == "sharegpt" or _is_on_hub(name):
         from flanlite import hub
 
         return [hub.general_file(say=say)] if name == "sharegpt" else hub.data_files(name, subsets, say=say)
     raise FlanliteError(
         f"There is no data {name!r}.", "Name a file, a folder, a data set on the hub (owner/name), or `sample`."
     )
+
+
+def _is_on_hub(name: str) -> bool:
+    if Path(name).expanduser().exists() or name.startswith("."):
+        return False
+    return bool(HUB_NAME.fullmatch(name)) and not name.endswith(SUFFIXES)
 
 
 def _stem(file: Path) -> str:

@@ -283,7 +283,9 @@ def _sentencepiece_state(model_file: Path) -> dict[str, Any] | None:
             "merges": [[pieces[left], pieces[right]] for _, left, right in sorted(merges)],
         },
     }
-    return state if tokenizers.Tokenizer.from_str(json.dumps(state)).encode(PROBE).ids == model.encode(PROBE) else None
+    # With every piece in the text: one that its user defined stands for itself, whatever merges there are.
+    probe = PROBE + "\n".join(piece for piece in plain if len(piece) > 1).replace(BLANK, " ")
+    return state if tokenizers.Tokenizer.from_str(json.dumps(state)).encode(probe).ids == model.encode(probe) else None
 
 
 def _special_token(index: int, content: str) -> dict[str, Any]:

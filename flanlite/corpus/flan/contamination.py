@@ -51,9 +51,7 @@ def _lines(file: Path) -> Iterator[str]:
 
 def _user_texts(file: Path) -> Iterator[str]:
     for block in read_blocks(file):
-        for number, row in enumerate(block.rows, block.first_row):
-            if isinstance(row, bytes) and not row.strip():
-                continue
+        for number, row in block.numbered():
             try:
                 yield from _texts_of_row(parse_row(row))
             except ValueError as error:

@@ -62,7 +62,8 @@ def marks_of(said: Sequence[Said], tools: Iterable[str] = ()) -> Marks:
 def reasons_to_drop(rows: Sequence[Marks]) -> Iterator[str]:
     """For each row in order why it adds nothing to the others, or "" where it is to be kept.
 
-    A longer row that begins with it has to offer its tools, too: a refusal beside other tools is another one.
+    A longer row that begins with it has to offer its tools, too: a refusal beside other tools is another one. Of rows
+    that say the same, or nearly, the first is kept, whatever tools are on offer.
     """
     longer = _beginnings(rows)
     seen: set[bytes] = set()

@@ -175,9 +175,7 @@ def _tasks(
         for file_number, file in enumerate(source.files):
             stem = file.name.split(".")[0]
             for block in read_blocks(file):
-                for row, value in enumerate(block.rows, block.first_row):
-                    if isinstance(value, bytes) and not value.strip():
-                        continue
+                for row, value in block.numbered():
                     is_prefix = kept is not None and (file_number, row) not in kept
                     value = None if is_prefix else value
                     rows.append(_Raw(Origin(number, file_number, row), source.kind, stem, value, is_prefix))
@@ -217,6 +215,8 @@ def _read_row(raw: _Raw) -> _Found | Reject:
         return _found(material, raw)
     except ValueError as error:
         return Reject(raw.origin, str(error))
+    except RecursionError:
+        return Reject(raw.origin, "a value is nested too deeply")
 
 
 def _repeated_test(material: Material) -> str | None:

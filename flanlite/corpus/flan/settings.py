@@ -21,7 +21,8 @@ class BuildSettings:
     )
     instruct: float = setting(0.12, "one-turn rows that ask for a format, JSON or string, for each trajectory")
     weights: str = setting(
-        "released", "of reasoning:retrieval:understanding: released (1:0.5:0.7), paper (1:0.25:0.75), none, or numbers"
+        "released",
+        "of reasoning, retrieval and understanding: released (1:0.5:0.7), paper (1:0.25:0.75), none, or numbers",
     )
     negatives: float = setting(
         0.03, "negative rows that are built, for each trajectory; logs that call none of their tools are always kept"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from itertools import repeat
-from typing import Any, TypeVar
 
-from flanlite.conversation import Tool, Turn
+from flanlite.conversation import Tool, Turn, sound
 from flanlite.corpus.raw.trajectory import Exchange, Step, Trajectory
 from flanlite.prompt.given import parameters
 from flanlite.prompt.replies import Reply
-
-T = TypeVar("T")
 
 
 def exchanges(said: Iterable[Turn | Reply], trained: Iterable[bool] = repeat(True)) -> tuple[Exchange, ...]:
@@ -96,20 +92,3 @@ def checked(trajectory: Trajectory) -> Trajectory:
     if offered and any(call.name not in offered for calls in trajectory.calls for call in calls):
         raise ValueError("a tool is called that is not on offer")
     return sound(trajectory)
-
-
-def sound(value: T) -> T:
-    """The value, made of dataclasses, if it is JSON and its texts are Unicode. Raises ValueError with the reason."""
-    try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False, default=_as_object).encode()
-    except UnicodeEncodeError:
-        raise ValueError("a text holds half of a surrogate pair") from None
-    except (TypeError, ValueError, RecursionError):
-        raise ValueError("a value is no JSON") from None
-    return value
-
-
-def _as_object(value: Any) -> dict[str, Any]:
-    if not is_dataclass(value):
-        raise TypeError(f"{type(value).__name__} is no JSON")
-    return {field.name: getattr(value, field.name) for field in fields(value)}

@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 from flanlite.conversation import Conversation
 from flanlite.corpus.forms import detect_form, read_row
 from flanlite.corpus.raw.agent_instruct import read_agent_instruct
-from flanlite.corpus.raw.exchanges import sound
 from flanlite.corpus.raw.logs import read_log
 from flanlite.corpus.raw.toolbench import Query, Rank, form_of, prefix_key, read_query, read_toolllama, read_tree
 from flanlite.corpus.raw.trajectory import Exchange, Trajectory
@@ -102,7 +101,7 @@ def _read_chat(row: Mapping[str, Any]) -> Conversation:
     if turns and turns[-1].role == "user":
         turns.pop()
     system = [turn for turn in conversation.turns if turn.role == "system" and turn.text.strip()]
-    return sound(replace(conversation, turns=(*system, *turns)))
+    return replace(conversation, turns=(*system, *turns))
 
 
 def _said(exchange: Exchange) -> Iterator[Said]:

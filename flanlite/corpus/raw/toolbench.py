@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Literal
 
-from flanlite.conversation import Tool, ToolCall, Turn
-from flanlite.corpus.raw.exchanges import checked, exchanges, sound, well_typed
+from flanlite.conversation import Tool, ToolCall, Turn, sound
+from flanlite.corpus.raw.exchanges import checked, exchanges, well_typed
 from flanlite.corpus.raw.trajectory import Trajectory
 from flanlite.prompt.given import as_arguments
 from flanlite.prompt.replies import Reply, parse_reply
