@@ -79,6 +79,10 @@ class Shape:
         biases = (self.heads + 2 * self.kv_heads) * self.head_dim * self.layers if self.qkv_bias else 0
         return self.linear_parameters + self.embedding_parameters + norms + biases
 
+    def lora_parameters(self, rank: int) -> int:
+        """Weights of two matrices of this rank on every linear map."""
+        return self.layers * sum(rank * (rows + columns) for rows, columns in self.matrices)
+
     @property
     def bytes_16bit(self) -> int:
         """Bytes of all tensors in float16 or bfloat16, without the file's own header (some 30 kB)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
 
@@ -21,7 +21,8 @@ app = typer.Typer(
     help="Turn a chat model into an agent that calls tools and does not invent them, on the one card you have.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    # Boxes leave too little room for words in a window of 80 columns.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -29,7 +30,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; a FlanliteError becomes one sentence, one hint and exit code 1."""
     try:
-        app()
+        app(prog_name="flanlite")
     except FlanliteError as error:
         if "--debug" in sys.argv:
             raise
@@ -45,8 +46,9 @@ def main() -> None:
 
 _MENDABLE = {
     errno.ENOSPC: "Free some space, or name a folder on another disk.",
-    errno.EACCES: "Name a place that you may write to.",
-    errno.EPERM: "Name a place that you may write to.",
+    errno.EACCES: "Change its rights, or name another place.",
+    errno.EPERM: "Change its rights, or name another place.",
+    errno.ENOENT: "Name a place that is there.",
     errno.EROFS: "Name a place that can be written to.",
     errno.EEXIST: "A file stands in the way; name another place.",
     errno.ENOTDIR: "A part of the path is a file; name another place.",
@@ -76,17 +78,27 @@ def _setting(key: str, *names: str) -> Any:
     return typer.Option(*names, help=meaning(key), show_default=False)
 
 
+def _choice(key: str, *names: str) -> Any:
+    """As `_setting`, for a key whose values are a few words, which the help then shows."""
+    words = "|".join(get_args(get_type_hints(Recipe)[key]))
+    return typer.Option(*names, help=meaning(key), show_default=False, metavar=f"<{words}>")
+
+
 Base = Annotated[str | None, _setting("base", "--base")]
 Subset = Annotated[list[str] | None, _setting("subset", "--subset")]
 General = Annotated[str | None, _setting("general", "--general")]
 Settings = Annotated[
-    list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="a recipe's name or file, and settings")
+    list[str] | None,
+    typer.Argument(
+        metavar="RECIPE|KEY=VALUE",
+        help="a recipe's name or file, and settings; `flanlite tune --dry-run` lists every one",
+    ),
 ]
 Onto = Literal["base", "dequantised"]
 Half = Literal["bfloat16", "float16"]
 ChatStyle = Literal["react", "json", "openai"]
 ChatSource = Annotated[
-    str | None, typer.Argument(metavar="[RUN|MODEL]", help="run, merged model or base; left out: the newest run")
+    str | None, typer.Argument(metavar="RUN|MODEL", help="run, merged model or base; left out: the newest run")
 ]
 ToolStyleOption = Annotated[
     ChatStyle | None,
@@ -109,9 +121,19 @@ def _asked_for(words: list[str] | None, options: dict[str, Any], run: Run | None
     return load_recipe(source, pairs, options, run.recipe.with_open_setup()), f"The recipe of {run.folder}"
 
 
+def _confirm(question: str) -> bool:
+    try:
+        return typer.confirm(question)
+    except typer.Abort:  # nobody is there to answer
+        typer.echo(err=True)
+        return False
+
+
 @app.callback()
 def flanlite(
-    version: Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="say it")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="print the version and exit")
+    ] = False,
 ) -> None:
     """Turn a chat model into an agent that calls tools and does not invent them, on the one card you have."""
 
@@ -122,11 +144,11 @@ def convert(
     out: Annotated[Path, typer.Option("--out", help="the training set's folder", show_default=False)],
     base: Base = None,
     subset: Subset = None,
-    form: Annotated[str | None, _setting("form", "--form")] = None,
-    template: Annotated[str | None, _setting("template", "--template")] = None,
-    tool_style: Annotated[str | None, _setting("tool_style", "--tool-style")] = None,
+    form: Annotated[str | None, _choice("form", "--form")] = None,
+    template: Annotated[str | None, _choice("template", "--template")] = None,
+    tool_style: Annotated[str | None, _choice("tool_style", "--tool-style")] = None,
     max_tokens: Annotated[int | None, _setting("max_tokens", "--max-tokens")] = None,
-    overlong: Annotated[str | None, _setting("overlong", "--overlong")] = None,
+    overlong: Annotated[str | None, _choice("overlong", "--overlong")] = None,
     debug: Debug = False,
 ) -> None:
     """Make a training set of token ids and labels out of data files.
@@ -134,7 +156,7 @@ def convert(
     Example: `flanlite convert my_rows.jsonl --base llama2-7b-chat --out my_set`
     """
     from flanlite.convert import convert_for
-    from flanlite.terminal import account_table, console, say, show_losses
+    from flanlite.terminal import account_table, console, counted, say, show_losses
 
     options = _given(
         base=base, data=sources, subset=subset, form=form, template=template, tool_style=tool_style,
@@ -144,7 +166,7 @@ def convert(
     made = convert_for(load_recipe(None, settings=options), out)
     console.print(account_table(made.report["sources"]))
     show_losses(made.report["sources"], str(out))
-    say(f"{out} holds {len(made):,} rows. Look at one: flanlite inspect {out} --row 0")
+    say(f"{out} holds {counted(len(made), 'row')}. Look at one: flanlite inspect {out} --row 0")
 
 
 def _built(key: str, *names: str, **options: Any) -> Any:
@@ -192,7 +214,7 @@ def build(
     seed: Annotated[int, _built("seed", "--seed")] = BuildSettings.seed,
     debug: Debug = False,
 ) -> None:
-    """Build a corpus as Agent-FLAN did, out of raw trajectories and general chat.
+    """Build a corpus as Agent-FLAN did. Out of raw trajectories and general chat.
 
     Example: `flanlite build --trajectories my_logs.jsonl --sharegpt sharegpt --out corpus --html corpus.html`
     """
@@ -218,7 +240,7 @@ def inspect(
     html: Annotated[Path | None, typer.Option("--html", help="write a page to share instead")] = None,
     debug: Debug = False,
 ) -> None:
-    """Show rows of a training set in colour, trained against masked text, with token counts by role.
+    """Show rows of a training set, trained text in colour. With token counts by role.
 
     Example: `flanlite inspect my_set --row 12`
     """
@@ -247,7 +269,7 @@ def tune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask before a tune of many hours")] = False,
     debug: Debug = False,
 ) -> None:
-    """Tune a base model: a 4-bit base, LoRA on every linear layer, packed rows, validation and checkpoints.
+    """Tune a base model into an agent. A 4-bit base, LoRA on every linear layer, packed rows, checkpoints.
 
     Examples: `flanlite tune --base tiny` and `flanlite tune --data my_rows.jsonl epochs=2`
     """
@@ -262,11 +284,14 @@ def tune(
     from flanlite.tune import tune as start
 
     if dry_run:
-        typer.echo(f"# {origin}, resolved for this machine\n{decide(recipe).recipe.as_yaml()}", nl=False)
+        try:
+            typer.echo(f"# {origin}, resolved for this machine\n{decide(recipe).recipe.as_yaml()}", nl=False)
+        except FlanliteError:
+            typer.echo(f"# {origin}, not resolved: this machine cannot do it\n{recipe.as_yaml()}", nl=False)
+            raise
         return
     say(f"{origin}; every setting of it: --dry-run")
-    confirm = (lambda question: True) if yes else typer.confirm
-    show_finished(start(recipe, out, resume=run, confirm=confirm))
+    show_finished(start(recipe, out, resume=run, confirm=(lambda question: True) if yes else _confirm))
 
 
 @app.command()
@@ -275,7 +300,7 @@ def plan(
     base: Base = None,
     gpu: Annotated[str | None, typer.Option("--gpu", help="a card by name, such as rtx-4090; left out: yours")] = None,
     vram: Annotated[
-        float | None, typer.Option("--vram", min=1, max=1000, help="GiB of memory that a tune may take")
+        float | None, typer.Option("--vram", min=1, max=1000, help="GiB of memory that the card has")
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -287,7 +312,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="print it for other programs")] = False,
     debug: Debug = False,
 ) -> None:
-    """Plan a tune: its memory by part, its layout, its speed and its download, before any weights are fetched.
+    """Plan a tune before any weights are fetched. Its memory by part, its layout, its speed and its download.
 
     Examples: `flanlite plan --base llama2-7b-chat` and `flanlite plan --gpu rtx-3060 --data my_rows.jsonl`
     """
@@ -313,7 +338,9 @@ def bench(
     base: Annotated[
         str, typer.Option("--base", help="a base by name, or a folder with a config.json")
     ] = "llama2-7b-chat",
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=64, help="length of a packed row, in tokens")] = 2048,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=64, max=2**17, help="length of a packed row, in tokens")
+    ] = 2048,
     vram: Annotated[
         float | None, typer.Option("--vram", min=1, help="GiB of the card, as if it were a smaller one")
     ] = None,
@@ -333,9 +360,9 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="print it for other programs")] = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a tune's speed and memory on this machine, beside unsloth and peft, on random weights.
+    """Measure a tune's speed and memory, beside unsloth and peft. On random weights; it takes some minutes a variant.
 
-    Examples: `flanlite bench --vram 24` and `flanlite bench --base tiny --max-tokens 512`
+    Examples: `flanlite bench --base tiny --max-tokens 512` and `flanlite bench --vram 24`
     """
     from flanlite import bench as stage
     from flanlite.benchmark import table
@@ -352,7 +379,9 @@ def bench(
 
 @app.command()
 def merge(
-    run: Annotated[str | None, typer.Argument(help="a run's folder or name; left out: the newest")] = None,
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="a run's folder or name; left out: the newest")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="folder for the merged model")] = Path("merged"),
     onto: Annotated[
         Onto, typer.Option("--onto", help="the base's 16-bit weights, or those that training saw")
@@ -362,7 +391,7 @@ def merge(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --out")] = False,
     debug: Debug = False,
 ) -> None:
-    """Merge a run's adapter into its base, as a 16-bit model folder, and check that both say the same.
+    """Merge a run's adapter into its base, and check the result. It becomes a 16-bit model folder.
 
     Example: `flanlite merge --out my_agent`
     """
@@ -376,7 +405,7 @@ def merge(
 def chat(
     source: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN|MODEL]", help="run, merged model or base; left out: the newest run"),
+        typer.Argument(metavar="RUN|MODEL", help="run, merged model or base; left out: the newest run"),
     ] = None,
     endpoint: Annotated[str | None, typer.Option("--endpoint", help="address of an OpenAI-compatible server")] = None,
     model: Annotated[str | None, typer.Option("--model", help="which of the server's models")] = None,
@@ -403,7 +432,7 @@ def chat(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the page in a browser")] = True,
     debug: Debug = False,
 ) -> None:
-    """Chat with an agent, and watch it think, call its tools and answer.
+    """Chat with an agent. Watch it think, call its tools and answer.
 
     Examples: `flanlite chat` and `flanlite chat my_agent --tools my_tools.py --csv sales.csv`
     """
@@ -466,7 +495,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", help="left out: eval/ in the run's folder, or here")] = None,
     debug: Debug = False,
 ) -> None:
-    """Evaluate a model: does it use tools better than its base, invent fewer calls, and has it lost anything?
+    """Evaluate a model against its base. Does it use tools better, invent fewer calls, and has it lost anything?
 
     Examples: `flanlite eval` and `flanlite eval my_agent --suite agent-h --glaive rows.json`
     """
@@ -498,7 +527,7 @@ def evaluate(
 
 @app.command()
 def bases() -> None:
-    """List the base models that have a name here, with the size of their weights.
+    """List the base models that have a name here, with their sizes.
 
     Example: `flanlite bases`
     """
@@ -510,7 +539,7 @@ def bases() -> None:
 
 @app.command()
 def doctor(debug: Debug = False) -> None:
-    """Check Python, packages, driver, card, disk and hub; each line is ok or says what to do.
+    """Check whether this machine is ready. Each line is ok or says what to do.
 
     Example: `flanlite doctor`
     """

@@ -6,10 +6,8 @@ from the machine comes in as an argument, so each can be tried with any answer.
 
 from __future__ import annotations
 
-import csv
 import os
 import platform
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,10 +25,14 @@ from rich.table import Table
 
 from flanlite import hub
 from flanlite.bases import BASES
+from flanlite.driver import OLDEST_DRIVER, TESTED_TORCH, Card, major, mend, nvidia_smi
 from flanlite.errors import FlanliteError
+from flanlite.planning.cards import GIB, free_bytes_of
+from flanlite.planning.least import least_card_gib, least_free_bytes
+from flanlite.recipe import Recipe
 
 TESTED = {
-    "torch": "2.13.0",
+    "torch": TESTED_TORCH,
     "transformers": "5.17.0",
     "trl": "1.14.2",
     "peft": "0.21.2",
@@ -41,16 +43,10 @@ TESTED = {
     "unsloth": "2026.10.9",
 }
 
-# The oldest driver for a CUDA major version: docs.nvidia.com/deploy/cuda-compatibility, "Minor Version Compatibility".
-OLDEST_DRIVER = {12: 525, 13: 580}
-# CUDA 13 dropped cards before compute 7.5; PyTorch's CUDA 12.6 wheels hold no kernels for compute 10 and later.
-OLDEST_COMPUTE_CUDA13 = (7, 5)
-FIRST_COMPUTE_NOT_IN_CU126 = (10, 0)
 BF16_COMPUTE = (8, 0)
 UNSLOTH_COMPUTE = (7, 0)
 
-GIB = 2**30
-CARD_FOR_7B_BYTES = 6 * GIB  # a 7B model in 4 bits, its adapter and one short row at a time
+LLAMA2_7B = BASES["llama2-7b-chat"]
 MIN_DISK_BYTES = 10**9
 
 State = Literal["ok", "warn", "fail"]
@@ -64,17 +60,6 @@ class Check:
     state: State
     detail: str
     advice: str = ""
-
-
-@dataclass(frozen=True)
-class Card:
-    """One NVIDIA card; memory in bytes, None where the driver does not tell (memory shared with the CPU)."""
-
-    name: str
-    driver: str = ""
-    total_bytes: int | None = None
-    free_bytes: int | None = None
-    compute: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,9 +102,9 @@ def checks() -> Iterator[Check]:
     yield from package_checks(wanted, installed_versions(wanted), bool(cards))
     yield cuda_check(cards, torch, os.environ.get("CUDA_VISIBLE_DEVICES"))
     yield from (card_check(card) for card in cards)
-    yield disk_check("download disk", hub.cache_dir(), hub.free_bytes(hub.cache_dir()))
+    yield disk_check("download disk", hub.cache_dir(), hub.free_bytes(hub.cache_dir()), is_writable(hub.cache_dir()))
     if not same_disk(hub.cache_dir(), Path.cwd()):
-        yield disk_check("disk of this folder", Path.cwd(), hub.free_bytes(Path.cwd()))
+        yield disk_check("disk of this folder", Path.cwd(), hub.free_bytes(Path.cwd()), is_writable(Path.cwd()))
     yield hub_check()
 
 
@@ -167,7 +152,7 @@ def cuda_check(cards: Sequence[Card], torch: Torch | str, visible: str | None = 
     if not cards:
         detail = (
             f"no CUDA card found (torch {torch.version}): the tiny base trains on the CPU; llama2-7b-chat needs an "
-            f"NVIDIA card with {CARD_FOR_7B_BYTES // GIB} GiB or more"
+            f"NVIDIA card with {least_card_gib(Recipe(), LLAMA2_7B)} GiB or more"
         )
         return Check("CUDA", "warn", detail, "If there is a card, install its driver until nvidia-smi lists it.")
     card = cards[0]
@@ -184,31 +169,15 @@ def cuda_check(cards: Sequence[Card], torch: Torch | str, visible: str | None = 
 
 
 def _unavailable(card: Card, cuda: str, visible: str | None) -> Check:
-    oldest = OLDEST_DRIVER.get(_major(cuda))
+    oldest = OLDEST_DRIVER.get(major(cuda))
     if visible is not None:
         detail = f"torch sees none of the cards: CUDA_VISIBLE_DEVICES is {visible!r}"
         return Check("CUDA", "fail", detail, "Unset it, or set it to 0.")
-    if oldest and card.driver and _major(card.driver) < oldest:
+    if oldest and card.driver[:1].isdigit() and major(card.driver) < oldest:
         detail = f"driver {card.driver} is too old for torch's CUDA {cuda}, which needs {oldest} or newer"
         return Check("CUDA", "fail", detail, f"Update the driver, or: {mend(card)}")
     detail = f"nvidia-smi sees {card.name}, but torch (CUDA {cuda}) cannot use it"
     return Check("CUDA", "fail", detail, "Restart the machine or the container (after a driver update this is usual).")
-
-
-def mend(card: Card) -> str:
-    """The line that installs a torch with kernels for this card and its driver, from PyTorch's own index.
-
-    The version carries the build's tag, since pip takes 2.13.0+cpu for 2.13.0 and would change nothing.
-    """
-    driver = _major(card.driver) if card.driver else OLDEST_DRIVER[13]
-    compute = card.compute or OLDEST_COMPUTE_CUDA13
-    if driver >= OLDEST_DRIVER[13] and compute >= OLDEST_COMPUTE_CUDA13:
-        build = "cu130"
-    elif driver >= OLDEST_DRIVER[12] and compute < FIRST_COMPUTE_NOT_IN_CU126:
-        build = "cu126"
-    else:
-        return f"Update the NVIDIA driver to {OLDEST_DRIVER[13]} or newer, then run flanlite doctor again."
-    return f'pip install "torch=={TESTED["torch"]}+{build}" --index-url https://download.pytorch.org/whl/{build}'
 
 
 def _has_kernels(architectures: Sequence[str], compute: tuple[int, int]) -> bool:
@@ -242,18 +211,20 @@ def card_check(card: Card) -> Check:
         return Check("card", "warn", detail, "Too old for unsloth (compute 7.0): train with the peft backend.")
     if card.free_bytes is None or card.total_bytes is None:
         return Check("card", "ok", detail)
-    if card.free_bytes < CARD_FOR_7B_BYTES <= card.total_bytes:
+    needed = least_free_bytes(Recipe(), LLAMA2_7B)
+    if card.free_bytes >= needed:
+        return Check("card", "ok", detail)
+    if free_bytes_of(card.total_bytes) >= needed:
         return Check("card", "warn", detail, "Close what uses its memory; nvidia-smi lists the programs.")
-    if card.free_bytes < CARD_FOR_7B_BYTES:
-        return Check("card", "warn", detail, "Too small for a 7B model: take llama3.2-3b-instruct or a smaller base.")
-    return Check("card", "ok", detail)
+    return Check("card", "warn", detail, "Too small for a 7B model: take llama3.2-3b-instruct or a smaller base.")
 
 
-def disk_check(name: str, folder: Path, free: int) -> Check:
+def disk_check(name: str, folder: Path, free: int, is_writable: bool = True) -> Check:
     """Against what llama2-7b-chat takes from first to last: 4-bit weights, 16-bit weights, the merge."""
-    base = BASES["llama2-7b-chat"]
-    whole_way = base.bytes_4bit + 2 * base.bytes_16bit
+    whole_way = LLAMA2_7B.bytes_4bit + 2 * LLAMA2_7B.bytes_16bit
     detail = f"{hub.in_words(free)} free in {folder}"
+    if not is_writable:
+        return Check(name, "fail", f"{folder} cannot be written", "Change its rights, or set HF_HOME to another one.")
     if free < MIN_DISK_BYTES:
         return Check(name, "fail", detail, "Free some space, or set HF_HOME to a folder on a larger disk.")
     if free < whole_way:
@@ -271,10 +242,17 @@ def hub_check() -> Check:
 
 
 def same_disk(one: Path, other: Path) -> bool:
-    def device(folder: Path) -> int:
-        return next(path for path in (folder, *folder.parents) if path.exists()).stat().st_dev
+    return existing(one).stat().st_dev == existing(other).stat().st_dev
 
-    return device(one.absolute()) == device(other.absolute())
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in the folder, which need not exist yet."""
+    return os.access(existing(folder), os.W_OK)
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def python_range() -> str:
@@ -313,31 +291,6 @@ def installed_versions(wanted: Sequence[Requirement]) -> dict[str, str | None]:
     return versions
 
 
-def nvidia_smi(command: str = "nvidia-smi", timeout_s: float = 20) -> tuple[Card, ...]:
-    """The cards the driver lists; none where the command is missing, fails or hangs."""
-    fields = "name,driver_version,memory.total,memory.free,compute_cap"
-    call = [command, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(call, capture_output=True, text=True, timeout=timeout_s, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return parse_smi(done.stdout)
-
-
-def parse_smi(text: str) -> tuple[Card, ...]:
-    """Cards from nvidia-smi's CSV (memory in MiB); what it marks [N/A] is None."""
-    cards = []
-    for row in csv.reader(text.splitlines(), skipinitialspace=True):
-        if len(row) == 5:
-            name, driver, total, free, compute = (cell.strip() for cell in row)
-            pair = compute.split(".")
-            known = len(pair) == 2 and all(part.isdigit() for part in pair)
-            cards.append(
-                Card(name, driver, _mib(total), _mib(free), (int(pair[0]), int(pair[1])) if known else None),
-            )
-    return tuple(cards)
-
-
 def installed_torch() -> Torch | str:
     """What torch says, or why it cannot be imported."""
     try:
@@ -352,14 +305,6 @@ def installed_torch() -> Torch | str:
         free, total = torch.cuda.mem_get_info(index)
         cards.append(Card(properties.name, "", total, free, (properties.major, properties.minor)))
     return Torch(torch.__version__, torch.version.cuda, True, tuple(torch.cuda.get_arch_list()), tuple(cards))
-
-
-def _mib(cell: str) -> int | None:
-    return int(cell) * 2**20 if cell.isdigit() else None
-
-
-def _major(version: str) -> int:
-    return int(version.split(".")[0])
 
 
 def _dotted(compute: tuple[int, int]) -> str:

@@ -459,7 +459,11 @@ def _explanation(error: BaseException, repo: str, kind: Kind, ungated: str | Non
         return _UnreachableError(f"{repo} is not in the cache, and HF_HUB_OFFLINE is set.", hint)
     if isinstance(error, (httpx.HTTPError, LocalEntryNotFoundError)):
         hint = "Check the connection or the proxy; what was downloaded is kept, so run the command again."
-        return _UnreachableError(f"The hub ({constants.ENDPOINT}) cannot be reached.", hint)
+        if not repo:
+            return _UnreachableError(f"The hub ({constants.ENDPOINT}) cannot be reached.", hint)
+        without = " Without a hub: --base tiny." if kind == "model" else ""
+        missing = f"{repo} is not in the cache, and the hub ({constants.ENDPOINT}) cannot be reached."
+        return _UnreachableError(missing, hint + without)
     return FlanliteError(f"The download of {repo} failed: {error}.", "Run the command again.")
 
 

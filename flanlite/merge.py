@@ -15,8 +15,7 @@ from flanlite.corpus.sources import find_sources
 from flanlite.engine.fetch import base_dir
 from flanlite.engine.merging import HOLDS, MergeInputs, MergeReport, merge
 from flanlite.engine.noise import quiet
-from flanlite.errors import FlanliteError
-from flanlite.opening import trained_template
+from flanlite.opening import check_finished, trained_template
 from flanlite.prompt.template import Template, tokenize
 from flanlite.prompt.tokenizer import Tokenizer
 from flanlite.run import Run, open_run
@@ -37,8 +36,7 @@ def merge_run(
 ) -> bool:
     """Merge a run, the newest one if no name is given, and print what the check found; whether it passed."""
     run = open_run(name)
-    if not run.is_finished:
-        raise FlanliteError(f"{run.folder} has no adapter yet.", "Finish it first: flanlite tune --resume.")
+    check_finished(run)
     say(f"Merging {run.folder}")
     tokenizer = Tokenizer.load(run.adapter_dir)
     template = trained_template(run, tokenizer)
@@ -100,6 +98,6 @@ def _show(report: MergeReport) -> None:
     if report.parity.advice:
         say(report.parity.advice)
     if report.passed:
-        say(f"The merged model is in {report.folder}.")
+        say(f"The merged model is in {report.folder}. Chat with it: flanlite chat {report.folder}")
     else:
         say(f"The check failed: the merged model is left in {report.folder} to be looked at.")

@@ -11,6 +11,7 @@ from typing import Any
 
 from flanlite.agent.model import ChatStyle
 from flanlite.bases import Base, resolve
+from flanlite.engine.checkpoints import resume_line
 from flanlite.engine.device import CPU_PARAMETERS, Machine, choose_machine
 from flanlite.engine.fetch import base_dir
 from flanlite.engine.load import load_for_generation
@@ -69,6 +70,12 @@ def open_model(source: str | None, tool_style: ChatStyle | None) -> Opened:
     return Opened(model, None, None, _identity(folder), teaching.get("base", base.name))
 
 
+def check_finished(run: Run) -> None:
+    """Raises FlanliteError where the run has no adapter yet."""
+    if not run.is_finished:
+        raise FlanliteError(f"{run.folder} has no adapter yet.", f"Finish it first: {resume_line(run)}")
+
+
 def trained_template(run: Run, tokenizer: Tokenizer) -> Template:
     """The template the run was tuned with. Raises FlanliteError where the adapter's is no longer the same."""
     template = open_template(run.record["template"], tokenizer)
@@ -87,8 +94,7 @@ def _find_run(source: str | None) -> Run | None:
 
 
 def _open_run(run: Run, tool_style: ToolStyle | None) -> Opened:
-    if not run.is_finished:
-        raise FlanliteError(f"{run.folder} has no adapter yet.", "Finish it first: flanlite tune --resume.")
+    check_finished(run)
     recipe = run.recipe
     _check_style(recipe.tool_style, tool_style, run.folder)
     tokenizer = Tokenizer.load(run.adapter_dir)

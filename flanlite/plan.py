@@ -12,6 +12,8 @@ from rich.table import Table
 
 from flanlite import hub
 from flanlite.bases import Base, resolve
+from flanlite.driver import Card as DriversCard
+from flanlite.driver import nvidia_smi
 from flanlite.engine.device import (
     CPU_PARAMETERS,
     Machine,
@@ -23,17 +25,14 @@ from flanlite.engine.device import (
 )
 from flanlite.errors import FlanliteError
 from flanlite.planning.attention import Attention, attention_here
-from flanlite.planning.cards import GIB, UNKNOWN, Card, card_like, find_card
-from flanlite.planning.choose import Plan, choose, least_bytes, row_lengths
+from flanlite.planning.cards import GIB, UNKNOWN, Card, card_like, card_meant, find_card, free_bytes_of, option
+from flanlite.planning.choose import Plan, choose, row_lengths
+from flanlite.planning.least import least_card_gib
 from flanlite.planning.memory import CUDA_CONTEXT_BYTES, Workload, activation_parts
 from flanlite.planning.setup import Setup
 from flanlite.planning.speed import REACHED_SHARE
 from flanlite.recipe import Recipe, budget_seconds
 from flanlite.terminal import console, in_time, say
-
-DESKTOP_SHARE, DESKTOP_BYTES = 0.04, GIB
-"""Of the memory of a card that is only named, what its driver and a desktop are taken to hold; at most so many bytes,
-since a larger card has no more screens."""
 
 WITH_UNSLOTH = ("xformers",)
 """Of the packages that attention can run on, those that an installation of unsloth brings along."""
@@ -56,7 +55,7 @@ GROUPS = {
         "▒",
         ("activations of kept layers", "inputs of recomputed layers", "one layer recomputed", "masks and positions"),
     ),
-    "at work": ("░", ("gradients in the backward", "logits and loss", "weights in 16 bits, one by one")),
+    "at work": ("░", ("gradients in the backward", "logits and loss", "a weight in 16 bits", "buffers")),
     "context and margin": ("-", ("CUDA context", "margin")),
 }
 """The bar's segments: their sign, and the parts in them."""
@@ -73,12 +72,11 @@ def machine_for(recipe: Recipe, gpu: str | None, vram_gib: float | None) -> tupl
         return here, card_of(here)
     card = UNKNOWN if gpu is None else find_card(gpu)
     total = card.memory_bytes if vram_gib is None else round(vram_gib * GIB)
-    free = total - min(round(DESKTOP_SHARE * total), DESKTOP_BYTES) if vram_gib is None else total
     card = replace(card, name=card.name if gpu is not None else f"a card with {vram_gib:g} GiB", memory_bytes=total)
     wanted = wanted_backend(recipe)
     backend = "unsloth" if wanted == "auto" else wanted
     dtype = choose_dtype(recipe.dtype, card.capability)
-    return Machine("cuda", card.name, backend, dtype, card.capability, total, free_bytes=free), card
+    return Machine("cuda", card.name, backend, dtype, card.capability, total, free_bytes=free_bytes_of(total)), card
 
 
 def make_plan(recipe: Recipe, gpu: str | None = None, vram_gib: float | None = None) -> tuple[Plan, Base]:
@@ -96,13 +94,21 @@ def make_plan(recipe: Recipe, gpu: str | None = None, vram_gib: float | None = N
 
 
 def _no_card(recipe: Recipe, machine: Machine) -> FlanliteError:
+    if machine.unused_card:
+        hint = f"To plan for it all the same: {_option_of_unused_card()}\n{machine.mend}"
+        return FlanliteError(machine.unused_card, hint)
     hint = "Name one: --gpu rtx-4090, or its memory: --vram 12."
     base = resolve(recipe.base)
-    if machine.unused_card:
-        hint += f"\n{machine.mend}"
-    elif base.shape is not None and base.parameters <= CPU_PARAMETERS:
+    if base.shape is not None and base.parameters <= CPU_PARAMETERS:
         hint += f"\n{base.name} needs none: flanlite tune --base {base.name}"
-    return FlanliteError(f"There is no card here to plan for. {machine.unused_card}".strip(), hint)
+    return FlanliteError("There is no card here to plan for.", hint)
+
+
+def _option_of_unused_card() -> str:
+    seen = next(iter(nvidia_smi()), DriversCard("a card"))
+    memory = seen.total_bytes or 12 * GIB
+    card = card_meant(seen.name, memory)
+    return f"--gpu {option(card)}" if card.is_known else f"--vram {round(memory / GIB)}"
 
 
 def plan_here(recipe: Recipe, base: Base, machine: Machine) -> Plan | None:
@@ -158,9 +164,7 @@ def check_without_card(recipe: Recipe, base: Base, parameters: int, machine: Mac
     """Raises FlanliteError for a base that is too large for a CPU, with the memory of a card that would do."""
     needed = parameters
     if base.shape is not None:
-        card = replace(machine, kind="cuda", backend="unsloth", dtype="bfloat16")
-        shortest = recipe.with_rows_of(row_lengths(recipe, base.context_length)[-1])
-        needed = round(least_bytes(_workload(shortest, base, card, "torch varlen")) / (1 - DESKTOP_SHARE))
+        needed = least_card_gib(recipe, base) * GIB
     check_cpu_size(machine, base.name, parameters, needed)
 
 
@@ -176,6 +180,8 @@ def _workload(recipe: Recipe, base: Base, machine: Machine, attention: Attention
         optimizer=choose_optimizer(recipe.optimizer, has_card=machine.kind == "cuda"),
         attention=attention,
         context_length=base.context_length or 0,
+        capability=machine.capability or (0, 0),
+        card_bytes=machine.memory_bytes,
     )
 
 
@@ -206,7 +212,11 @@ def show(plan: Plan, recipe: Recipe, base: Base, origin: str, tokens: int | None
     say(f"\n{bar(plan)}\n{_legend()}\n")
     say(f"Chosen: {plan.layout}.")
     work = plan.work
-    say(f"{work.backend}, {work.dtype}, {work.optimizer}, attention: {work.attention}.")
+    micro_rows = plan.setup.micro_rows
+    say(
+        f"In other words: batch size {micro_rows}, gradient accumulation {work.batch_rows // micro_rows}, "
+        f"{work.backend}, {work.dtype}, {work.optimizer}, attention: {work.attention}."
+    )
     for line in [*speed_lines(plan, recipe, tokens), *disk_lines(base, base.parameters)]:
         say(line)
 
@@ -278,14 +288,14 @@ def speed_lines(plan: Plan, recipe: Recipe, tokens: int | None) -> list[str]:
     rate = plan.tokens_per_s
     share = f"{REACHED_SHARE[plan.work.backend]:.0%}"
     lines = [
-        f"About {rate:,.0f} tokens/s, predicted and not measured: {share} of the arithmetic limit is assumed, which "
-        f"is {plan.limit_tokens_per_s:,.0f} tokens/s with this layout."
+        f"About {_roughly(rate)} tokens/s, predicted and not measured: {share} of the arithmetic limit is assumed, "
+        f"which is {_roughly(plan.limit_tokens_per_s)} tokens/s with this layout."
     ]
     affordable = budget_tokens(recipe, rate)
     if tokens is not None:
-        lines.append(
-            f"{tokens:,} tokens, epochs={recipe.epochs:g}, take about {in_time(tokens * recipe.epochs / rate)}."
-        )
+        seconds = tokens * recipe.epochs / rate
+        time = f"about {in_time(seconds)}" if seconds >= 60 else "less than a minute"
+        lines.append(f"{tokens:,} tokens, epochs={recipe.epochs:g}, take {time}.")
     elif math.isfinite(affordable):
         lines.append(f"budget={recipe.chosen_budget} is time for about {affordable / 1e6:,.1f} million tokens.")
     else:
@@ -305,6 +315,11 @@ def disk_lines(base: Base, parameters: int, download: Callable[..., hub.Download
     if base.weights == "bin":
         lines.append(f"They are converted to safetensors once, which takes {hub.in_words(2 * parameters)} more.")
     return [*lines, merged]
+
+
+def _roughly(number: float) -> str:
+    """To two digits, as many as a prediction has."""
+    return f"{float(f'{number:.2g}'):,.0f}"
 
 
 def _gib(n_bytes: int) -> str:

@@ -249,6 +249,8 @@ def find_recipe(source: str) -> Path:
     shipped = shipped_recipes()
     if source in shipped:
         return shipped[source]
+    if any(source == each.name for each in dataclasses.fields(Recipe)):
+        raise FlanliteError(f"{source!r} is a setting without a value.", f"Write {source}=VALUE, without spaces.")
     near = difflib.get_close_matches(source, shipped, n=1)
     raise FlanliteError(
         f"There is no recipe {source!r}.",
@@ -260,13 +262,21 @@ def _read(file: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise FlanliteError(f"{file} is no YAML: {' '.join(str(error).split())}.") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise FlanliteError(f"{file} holds no settings.", "A recipe is a list of `key: value` lines.")
+    # YAML itself would let the last one win.
+    lines = yaml.compose(text, Loader=yaml.SafeLoader)
+    assert isinstance(lines, yaml.MappingNode)
+    keys = [key.value for key, _ in lines.value]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise FlanliteError(f"{file} sets {twice!r} twice.", "Leave one of them.")
     return _in_todays_words(content)
 
 
@@ -308,7 +318,10 @@ def _coerced(key: str, value: Any, hint: Any, origin: str) -> Any:
             return "none" if value is None else str(value)
         if isinstance(value, bool) or (hint is int and isinstance(value, float) and value != int(value)):
             raise ValueError
-        return hint(value)
+        number = hint(value)
+        if not math.isfinite(number):
+            raise ValueError
+        return number
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         wanted = str(error) if choices else _KINDS.get(hint, "a list")
         raise FlanliteError(f"{origin} sets {key} to {value!r}, which should be {wanted}{or_auto}.") from None

@@ -120,7 +120,9 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The resolved recipe. Raises FlanliteError where it cannot be read."""
+        """The resolved recipe. Raises FlanliteError where it is missing or cannot be read."""
+        if not self.recipe_file.is_file():
+            raise FlanliteError(f"{self.folder} is no whole run: it has no recipe.yaml.", "Copy the folder again.")
         return load_recipe(str(self.recipe_file))
 
     @property

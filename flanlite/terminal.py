@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -75,9 +77,10 @@ ACCOUNT = {
 
 def account_table(sources: list[dict[str, Any]]) -> Table:
     """Per source: rows kept, cut and rejected, tokens, trained tokens, and lengths in tokens."""
-    table = Table("source", *ACCOUNT.values(), box=None, header_style="bold", padding=(0, 1))
+    table = Table("source", *ACCOUNT.values(), box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
+    table.columns[0].overflow = "fold"
     for column in table.columns[1:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     for source in sources:
         table.add_row(source["name"], *(f"{source[key]:,}" for key in ACCOUNT))
     return table
@@ -90,28 +93,47 @@ def show_losses(sources: list[dict[str, Any]], folder: str) -> None:
     if total["cut"]:
         share = total["cut_trained_tokens"] / (total["cut_trained_tokens"] + total["trained_tokens"])
         say(
-            f"{total['cut']:,} rows were cut at a turn's end: {total['cut_turns']:,} turns and "
-            f"{total['cut_trained_tokens']:,} trained tokens ({share:.1%}) fell away."
+            f"{_were(total['cut'], 'row')} cut at a turn's end: {counted(total['cut_turns'], 'turn')} and "
+            f"{counted(total['cut_trained_tokens'], 'trained token')} ({share:.1%}) fell away."
         )
     if total["trailing_turns"]:
-        say(f"{total['trailing_turns']:,} turns behind the last trained one were left out.")
+        say(f"{_were(total['trailing_turns'], 'turn')} left out, behind the last trained one.")
     if total["broken_marks"]:
-        say(f"{total['broken_marks']:,} of the template's marks stood in texts and were broken.")
+        say(f"{_were(total['broken_marks'], 'mark')} broken: the template's own, in texts.")
     if total["rejected"]:
-        say(f"{total['rejected']:,} rows were rejected; their reasons are in {folder}/rejects.jsonl.")
+        say(f"{_were(total['rejected'], 'row')} rejected{_first_reason(folder)}. All reasons: {folder}/rejects.jsonl")
+
+
+def _first_reason(folder: str) -> str:
+    """Why the first row of a training set was rejected, in words."""
+    try:
+        with Path(folder, "rejects.jsonl").open(encoding="utf-8") as rejects:
+            first = json.loads(next(rejects))
+    except (OSError, StopIteration):  # somebody has tidied up
+        return ""
+    return f"; {Path(first['file']).name} row {first['row']}: {first['reason']}"
+
+
+def counted(number: int, noun: str) -> str:
+    """The number with its noun: 1 row, 2 rows."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
+def _were(number: int, noun: str) -> str:
+    return f"{counted(number, noun)} {'was' if number == 1 else 'were'}"
 
 
 def table_of_bases(bases: Sequence[Base]) -> Table:
-    """The bases by name: parameters, size of the weights, and context in tokens."""
-    table = Table("base", "parameters", "16-bit", "4-bit", "context", "weights from", box=None, header_style="bold")
-    for column in table.columns[1:5]:
+    """The bases by name: size of the weights, context in tokens, and where they come from; 80 columns wide."""
+    table = Table("base", "16-bit", "4-bit", "context", "weights from", box=None, header_style="bold", pad_edge=False)
+    table.padding = (0, 1, 0, 0)
+    for column in table.columns[1:4]:
         column.justify = "right"
-    for column in table.columns[:5]:
+    for column in table.columns:
         column.no_wrap = True
-    table.columns[5].overflow = "fold"
     for base in bases:
         four_bit = hub.in_words(base.bytes_4bit) + ("" if base.repo_4bit else "*")
-        numbers = (f"{base.parameters / 1e9:.3g} B", hub.in_words(base.bytes_16bit), four_bit)
+        numbers = (hub.in_words(base.bytes_16bit), four_bit)
         origin = base.repo or "in the package"
         table.add_row(base.name, *numbers, f"{base.context_length:,}", origin)
     table.caption = "* no 4-bit copy on the hub: the 16-bit weights are fetched and quantised on load"

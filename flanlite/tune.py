@@ -19,9 +19,10 @@ from flanlite import hub
 from flanlite.bases import Base, resolve
 from flanlite.convert import convert_for
 from flanlite.corpus.mixture import Rows, mix, split
-from flanlite.engine.checkpoints import newest_checkpoint, read_setup
+from flanlite.engine.checkpoints import newest_checkpoint, read_progress, read_setup
 from flanlite.engine.device import Machine, choose_machine, choose_optimizer
 from flanlite.engine.memory import is_out_of_memory
+from flanlite.engine.weights import require_disk
 from flanlite.errors import FlanliteError
 from flanlite.plan import (
     budget_tokens,
@@ -42,7 +43,7 @@ from flanlite.planning.speed import rough_tokens_per_s
 from flanlite.prompt.template import Template, choose_template, fingerprint
 from flanlite.prompt.tokenizer import Tokenizer
 from flanlite.recipe import Recipe
-from flanlite.run import Origins, Run, SourceCount, create_run
+from flanlite.run import RUNS_DIR, Origins, Run, SourceCount, create_run
 from flanlite.terminal import console, in_time, say, show_losses
 from flanlite.training_set import TrainingSet
 
@@ -53,6 +54,10 @@ MOST_VALIDATION_ROWS = 200
 """More would cost time and change the loss by less than its own noise."""
 
 ASK_ABOVE_HOURS = 12
+
+ADAPTER_BYTES, CHECKPOINT_BYTES = 4, 4 + 8
+"""What they take for each trained parameter, a checkpoint with Adam's two moments in 32 bits. It replaces an older one,
+which is there until then."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ class Mixture:
 
     @property
     def sources(self) -> list[tuple[SourceCount, int]]:
-        """Per source what is taken of it, and how many rows it has."""
+        """Per source what is taken of it, and how many rows it has, those that were rejected among them."""
         found = []
         for training_set, rows in self.parts:
             taken = np.zeros(len(training_set), bool)
@@ -133,7 +138,7 @@ class Mixture:
                 chosen = taken & of_source
                 tokens, trained = training_set.tokens_of[chosen].sum(), training_set.trained_tokens_of[chosen].sum()
                 count = SourceCount(name, int(chosen.sum()), int(tokens), int(trained))
-                found.append((count, int(of_source.sum())))
+                found.append((count, training_set.report["sources"][number]["rows"]))
         return found
 
     @property
@@ -267,17 +272,40 @@ def tune(
     job = prepare(recipe) if resume is None else prepare(recipe, resume.budget_tokens, _setup_of(resume))
     announce(job)
     if job.hours > ASK_ABOVE_HOURS and not confirm(f"This will take about {in_time(job.hours * 3600)}. Start?"):
-        raise FlanliteError("Not started.", "A smaller budget trains on fewer rows, for example budget=6h.")
+        raise FlanliteError(
+            "Not started.", "--yes starts without the question; budget=6h, for example, trains on fewer rows."
+        )
+    _check_disk(job, resume, out or RUNS_DIR)
     if resume is None:
         run = create_run(recipe.base) if out is None else create_run(recipe.base, out.parent, out.name)
         run.begin(job.recipe, job.origins)
         say(f"Run folder {run.folder}")
     else:
         run = resume
+        say(_standing(run, job))
         for change in run.check_resumable(job.recipe, job.origins):
             say(f"Note: since the run began, {change}.")
     _train(job, run, is_resumed=resume is not None)
     return run
+
+
+def _check_disk(job: Job, resume: Run | None, out: Path) -> None:
+    """Raises FlanliteError where the run would end at a full disk."""
+    if job.base.shape is None:
+        return
+    has_checkpoint = resume is not None and newest_checkpoint(resume.checkpoints_dir) is not None
+    written = ADAPTER_BYTES + (1 if has_checkpoint else 2) * CHECKPOINT_BYTES
+    require_disk(resume.folder if resume else out, written * job.base.shape.lora_parameters(job.recipe.lora_r))
+
+
+def _standing(run: Run, job: Job) -> str:
+    """How far the run got, in a sentence."""
+    checkpoint = newest_checkpoint(run.checkpoints_dir)
+    if checkpoint is None:
+        return f"{run.folder} has no checkpoint: it begins anew."
+    spent = read_progress(checkpoint)
+    share = min(1.0, spent.tokens / (job.mixture.tokens * job.recipe.epochs))
+    return f"{run.folder} goes on behind step {spent.step}, with about {share:.0%} of its tokens done."
 
 
 def _setup_of(run: Run) -> Setup | None:
@@ -358,4 +386,6 @@ def show_finished(run: Run) -> None:
     was_as_planned = measured["setup"] == dataclasses.asdict(run.recipe.setup)
     if planned is not None and was_as_planned and measured["peak_memory_of"] == "card":
         say(peak_line(planned, measured["peak_memory_bytes"]))
-    say(f"The adapter and its card are in {run.folder}. A whole model out of it: flanlite merge {run.folder} --out DIR")
+    say(f"The adapter and its card are in {run.folder}. What to do with it:")
+    for line in (f"chat {run.folder}", f"eval {run.folder}", f"merge {run.folder} --out DIR"):
+        say(f"  flanlite {line}")

@@ -163,6 +163,18 @@ def test_a_folder_that_is_no_base_says_why(tmp_path: Path) -> None:
         resolve(tmp_path)
 
 
+def test_a_list_of_the_bases_in_80_columns_has_every_name_whole_to_be_copied() -> None:
+    from rich.console import Console
+
+    from flanlite.terminal import table_of_bases
+
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(table_of_bases([resolve(name) for name in BASES]))
+    words = capture.get().split()
+    assert {base.name for base in BASES.values()} | {base.repo for base in BASES.values() if base.repo} <= set(words)
+
+
 def test_the_table_is_light() -> None:
     code = "import sys, flanlite.bases; print({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

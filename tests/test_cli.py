@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +15,20 @@ from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 from small_tokenizer import byte_level_folder
+from typer.testing import CliRunner
 
+from flanlite import cli
 from flanlite.bases import SIZES
 from flanlite.cli import app
+from flanlite.terminal import ACCOUNT, account_table
 
 COMMANDS = typer.main.get_command(app)
 CHATML = (Path(__file__).parent / "templates" / "chatml.jinja").read_text(encoding="utf-8")
 
 
 def flanlite(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess:
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", "flanlite", *map(str, arguments)],
         capture_output=True,
@@ -47,6 +53,15 @@ def test_every_command_has_an_example_in_its_help(path):
     assert example[1].split()[1 : 1 + len(path)] == list(path)
 
 
+@pytest.mark.parametrize("path", [(), *leaves(COMMANDS)], ids=" ".join)
+def test_no_word_of_a_help_is_cut_in_a_window_of_80_columns(path):
+    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80"}, terminal_width=80).output
+    asked = COMMANDS if not path else leaves(COMMANDS)[path]
+    for parameter in asked.params:
+        if not getattr(parameter, "hidden", False):
+            assert "".join((getattr(parameter, "help", None) or "").split()) in "".join(shown.split())
+
+
 def test_help_imports_nothing_heavy():
     heavy = ("torch", "transformers", "pyarrow", "numpy", "yaml", "huggingface_hub")
     code = f"import sys, flanlite.cli; print([name for name in {heavy} if name in sys.modules])"
@@ -67,7 +82,7 @@ def test_every_command_in_the_readme_exists():
 
 def test_shell_completion_works():
     shown = flanlite(_FLANLITE_COMPLETE="complete_bash", COMP_WORDS="flanlite con", COMP_CWORD="1")
-    assert "convert" in shown.stdout
+    assert shown.stdout.split() == ["convert"]
 
 
 def test_a_mistake_is_one_sentence_and_one_hint_without_a_traceback(tmp_path):
@@ -77,6 +92,19 @@ def test_a_mistake_is_one_sentence_and_one_hint_without_a_traceback(tmp_path):
         "Error: The command line sets 'epohcs', which is no setting.",
         "Hint: Did you mean epochs?",
     ]
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.ENOSPC], ids=errno.errorcode.get)
+def test_what_the_system_refuses_is_one_sentence_and_one_hint(number, monkeypatch, capsys):
+    def refused(prog_name):
+        raise OSError(number, os.strerror(number), "/proc/x.partial")
+
+    monkeypatch.setattr(cli, "app", refused)
+    with pytest.raises(SystemExit):
+        cli.main()
+    sentence, hint = capsys.readouterr().err.splitlines()
+    assert sentence == f"Error: The system refuses /proc/x.partial: {os.strerror(number)}."
+    assert hint.startswith("Hint: ")
 
 
 def test_debug_shows_the_traceback():
@@ -143,6 +171,41 @@ def test_convert_then_inspect_shows_what_was_made(tmp_path, base):
     page = tmp_path / "row.html"
     assert flanlite("inspect", tmp_path / "set", "--html", page).returncode == 0
     assert page.read_text().startswith("<!doctype html>")
+
+
+def test_convert_tells_how_many_rows_it_rejects_and_why_the_first(tmp_path, base):
+    rows = tmp_path / "rows.jsonl"
+    good = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]}
+    rows.write_text(f"{json.dumps(good)}\n{{}}\n")
+    made = flanlite("convert", rows, "--base", base, "--out", tmp_path / "set")
+    assert made.returncode == 0, made.stderr
+    assert "1 row was rejected; rows.jsonl row 2: " in made.stdout
+    assert f"All reasons: {tmp_path}/set/rejects.jsonl" in made.stdout
+    assert "holds 1 row." in made.stdout
+
+
+def test_the_first_sentence_of_each_command_is_whole_at_80_columns():
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}, terminal_width=80).output
+    commands = shown.partition("Commands:")[2].strip().splitlines()
+    assert len(commands) == len(app.registered_commands) + len(app.registered_groups)
+    assert all(line.endswith(".") and not line.endswith("...") for line in commands)
+
+
+def test_names_of_sources_are_whole_in_the_account_at_80_columns():
+    names = [f"sample/trajectories_{kind}" for kind in ("react", "negative", "instruct")]
+    account = dict.fromkeys(ACCOUNT, 12_345)
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(account_table([{"name": name, **account} for name in names]))
+    assert "…" not in stream.getvalue()
+    assert "".join(line.split(" ")[0] for line in stream.getvalue().splitlines()[1:]) == "".join(names)
+
+
+def test_a_port_in_use_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        failed = flanlite("chat", "tiny", "--no-browser", "--port", str(port))
+    assert failed.returncode == 1
+    assert failed.stderr.startswith(f"Error: Port {port} is in use")
 
 
 def test_a_dry_run_prints_every_setting_and_stops(tmp_path, monkeypatch):

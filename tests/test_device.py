@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flanlite import driver as nvidia_driver
 from flanlite.engine import device
 from flanlite.engine.device import (
     Machine,
@@ -81,10 +82,11 @@ def test_a_big_base_without_a_card_is_one_sentence_and_the_tiny_line() -> None:
     with pytest.raises(FlanliteError) as caught:
         check_cpu_size(cpu, "llama2-7b-chat", 6_738_415_616, needed_bytes=6_500_000_000)
     assert caught.value.message == (
-        "llama2-7b-chat has 6.7 billion parameters; tuning it needs an NVIDIA card with 7 GB or more, "
+        "llama2-7b-chat has 6.7 billion parameters; tuning it needs an NVIDIA card with 7 GiB or more, "
         "and this machine has none."
     )
     assert device.TINY_LINE in caught.value.hint
+    assert "flanlite doctor" in caught.value.hint
     check_cpu_size(cpu, "tiny", 3_000_000, needed_bytes=0)
 
 
@@ -99,12 +101,14 @@ def _with_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str)
 def test_a_card_that_only_the_driver_sees_is_named_with_the_line_that_mends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _with_nvidia_smi(tmp_path, monkeypatch, "echo NVIDIA GeForce RTX 3060")
+    _with_nvidia_smi(tmp_path, monkeypatch, "echo NVIDIA GeForce RTX 3060, 560.35.03, 12288, 12000, 8.6")
     monkeypatch.setattr(torch.version, "cuda", None)
     sentence, mend = find_unused_card()
     assert sentence.startswith("There is an NVIDIA GeForce RTX 3060, but this PyTorch")
     assert sentence.endswith("is a CPU build.")
-    assert "pip install" in mend
+    # Doctor's line: the driver is too old for CUDA 13.
+    assert mend == nvidia_driver.mend(nvidia_driver.nvidia_smi()[0])
+    assert "+cu126" in mend
     machine = Machine("cpu", "CPU", "peft", "float32", unused_card=sentence, mend=mend)
     with pytest.raises(FlanliteError) as caught:
         check_cpu_size(machine, "llama2-7b-chat", 6_738_415_616, needed_bytes=6_500_000_000)
@@ -116,7 +120,7 @@ def test_a_card_that_only_the_driver_sees_is_named_with_the_line_that_mends_it(
 def test_a_cuda_build_that_cannot_use_the_card_points_at_the_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _with_nvidia_smi(tmp_path, monkeypatch, "echo NVIDIA GeForce GTX 1080")
+    _with_nvidia_smi(tmp_path, monkeypatch, "echo NVIDIA GeForce GTX 1080, 560.35.03, 8192, 8000, 6.1")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     sentence, mend = find_unused_card()
     assert "CUDA 13.0 cannot use it" in sentence
@@ -126,6 +130,6 @@ def test_a_cuda_build_that_cannot_use_the_card_points_at_the_driver(
 def test_a_hidden_card_or_a_failing_driver_is_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _with_nvidia_smi(tmp_path, monkeypatch, "echo broken >&2; exit 9")
     assert find_unused_card() == ("", "")
-    _with_nvidia_smi(tmp_path, monkeypatch, "echo NVIDIA L4")
+    _with_nvidia_smi(tmp_path, monkeypatch, "echo NVIDIA L4, 580.95, 23034, 22500, 8.9")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert find_unused_card() == ("", "")

@@ -7,9 +7,13 @@ import pytest
 from packaging.requirements import Requirement
 from rich.console import Console
 
-from flanlite import doctor, hub
-from flanlite.doctor import GIB, Card, Check, Torch
+from flanlite import doctor, driver, hub
+from flanlite.doctor import Check, Torch
+from flanlite.driver import Card
 from flanlite.errors import FlanliteError
+from flanlite.planning.cards import GIB
+from flanlite.planning.least import least_card_gib
+from flanlite.recipe import Recipe
 
 RTX_3090 = Card("NVIDIA GeForce RTX 3090", "581.29", 24 * GIB, 23 * GIB, (8, 6))
 T4 = Card("Tesla T4", "550.54.15", 15 * GIB, 15 * GIB - 1, (7, 5))
@@ -28,7 +32,7 @@ def test_a_card_that_torch_was_not_built_for_names_the_line_that_mends_it() -> N
 
 
 @pytest.mark.parametrize(
-    ("driver", "compute", "line"),
+    ("version", "compute", "line"),
     [
         ("581.29", (8, 6), "whl/cu130"),
         ("550.54.15", (8, 6), "whl/cu126"),
@@ -38,8 +42,8 @@ def test_a_card_that_torch_was_not_built_for_names_the_line_that_mends_it() -> N
         ("581.29", None, "whl/cu130"),
     ],
 )
-def test_the_build_follows_driver_and_card(driver: str, compute: tuple[int, int] | None, line: str) -> None:
-    assert line in doctor.mend(replace(RTX_3090, driver=driver, compute=compute))
+def test_the_build_follows_driver_and_card(version: str, compute: tuple[int, int] | None, line: str) -> None:
+    assert line in driver.mend(replace(RTX_3090, driver=version, compute=compute))
 
 
 def test_without_a_card_the_tiny_base_still_trains() -> None:
@@ -47,7 +51,7 @@ def test_without_a_card_the_tiny_base_still_trains() -> None:
     assert check.state == "warn"
     assert check.detail == (
         "no CUDA card found (torch 2.13.0+cpu): the tiny base trains on the CPU; "
-        "llama2-7b-chat needs an NVIDIA card with 6 GiB or more"
+        f"llama2-7b-chat needs an NVIDIA card with {least_card_gib(Recipe(), doctor.LLAMA2_7B)} GiB or more"
     )
 
 
@@ -101,9 +105,9 @@ def test_a_card_that_is_busy_small_or_old_gets_advice(card: Card, advice: str) -
 
 def test_the_driver_s_list_is_read() -> None:
     text = "NVIDIA GeForce RTX 3090, 581.29, 24576, 23552, 8.6\nNVIDIA GB10, 580.95, [N/A], [N/A], 12.1\n"
-    assert doctor.parse_smi(text) == (RTX_3090, Card("NVIDIA GB10", "580.95", None, None, (12, 1)))
-    assert doctor.parse_smi("No devices were found\n") == ()
-    assert doctor.card_check(doctor.parse_smi(text)[1]).detail == "NVIDIA GB10, compute 12.1 (bf16)"
+    assert driver.parse_smi(text) == (RTX_3090, Card("NVIDIA GB10", "580.95", None, None, (12, 1)))
+    assert driver.parse_smi("No devices were found\n") == ()
+    assert doctor.card_check(driver.parse_smi(text)[1]).detail == "NVIDIA GB10, compute 12.1 (bf16)"
 
 
 def command(folder: Path, body: str) -> str:
@@ -115,10 +119,12 @@ def command(folder: Path, body: str) -> str:
 
 def test_the_driver_s_command_may_answer_fail_hang_or_be_missing(tmp_path: Path) -> None:
     said = "echo 'NVIDIA GeForce RTX 3090, 581.29, 24576, 23552, 8.6'"
-    assert doctor.nvidia_smi(command(tmp_path, said)) == (RTX_3090,)
-    assert doctor.nvidia_smi(command(tmp_path, "echo driver mismatch; exit 9")) == ()
-    assert doctor.nvidia_smi(command(tmp_path, "exec sleep 5"), timeout_s=0.1) == ()
-    assert doctor.nvidia_smi(str(tmp_path / "missing")) == ()
+    assert driver.nvidia_smi(command(tmp_path, said)) == (RTX_3090,)
+    assert driver.nvidia_smi(command(tmp_path, "echo driver mismatch; exit 9")) == ()
+    old = 'case "$1" in *compute_cap*) exit 2;; esac; echo "NVIDIA GeForce RTX 3090, 470.57, 24576, 24000"'
+    assert [card.name for card in driver.nvidia_smi(command(tmp_path, old))] == ["NVIDIA GeForce RTX 3090"]
+    assert driver.nvidia_smi(command(tmp_path, "exec sleep 5"), timeout_s=0.1) == ()
+    assert driver.nvidia_smi(str(tmp_path / "missing")) == ()
 
 
 WANTED = [Requirement("torch>=2.11,<2.14"), Requirement("trl>=1.14,<1.15")]
@@ -178,6 +184,12 @@ def test_the_disk_is_held_against_a_whole_7b_run(tmp_path: Path, free: int, stat
     assert check.state == state
     if state == "warn":
         assert check.advice == "Tuning and merging llama2-7b-chat takes 30.8 GB; HF_HOME moves the downloads."
+
+
+def test_a_folder_that_cannot_be_written_is_no_disk_for_downloads(tmp_path: Path) -> None:
+    check = doctor.disk_check("disk", tmp_path, 10**12, is_writable=False)
+    assert (check.state, check.detail) == ("fail", f"{tmp_path} cannot be written")
+    assert doctor.is_writable(tmp_path / "not" / "yet")
 
 
 def test_a_hub_out_of_reach_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:

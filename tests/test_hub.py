@@ -225,7 +225,13 @@ def test_a_hub_that_is_down_or_out_of_reach_is_said_so(
     with pytest.raises(FlanliteError, match="503"):
         hub.reach()
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert refusal("llama2-7b-chat").message == "The hub (http://127.0.0.1:9) cannot be reached."
+    unreached = refusal("llama2-7b-chat")
+    assert unreached.message == (
+        "NousResearch/Llama-2-7b-chat-hf is not in the cache, and the hub (http://127.0.0.1:9) cannot be reached."
+    )
+    assert unreached.hint.endswith("--base tiny.")
+    with pytest.raises(FlanliteError, match=r"The hub \(http://127\.0\.0\.1:9\) cannot be reached"):
+        hub.reach()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert refusal("llama2-7b-chat").message == (
         "NousResearch/Llama-2-7b-chat-hf is not in the cache, and HF_HUB_OFFLINE is set."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,14 +75,51 @@ def test_a_merged_model_knows_how_it_was_taught(run: Run, place: Path) -> None:
 
 
 def test_another_chat_template_than_the_runs_is_refused(run: Run, place: Path) -> None:
-    import shutil
-
     copy = Run(place / "runs" / "changed")
     shutil.copytree(run.folder, copy.folder)
     record = copy.record | {"template_hash": "0123"}
     copy.record_file.write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(FlanliteError, match="not what the model was tuned with"):
         open_model(str(copy.folder), None)
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def put_a_folder_in_its_place(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("adapter/adapter_model.safetensors", truncate),
+        ("adapter/adapter_model.safetensors", Path.unlink),
+        ("adapter/adapter_model.safetensors", put_a_folder_in_its_place),
+        ("adapter/adapter_config.json", lambda file: file.write_text("{oops")),
+        ("adapter/adapter_config.json", lambda file: file.write_text('{"r": null}')),
+        ("recipe.yaml", Path.unlink),
+    ],
+)
+def test_a_run_that_was_not_copied_whole_names_the_file(run: Run, tmp_path: Path, name: str, damage) -> None:
+    copy = Path(shutil.copytree(run.folder, tmp_path / "copy"))
+    damage(copy / name)
+    for use in (
+        lambda: open_model(str(copy), None),
+        lambda: merge_run(str(copy), tmp_path / "out", onto="base", dtype=None, check=False, overwrite=False),
+    ):
+        with pytest.raises(FlanliteError, match=Path(name).name) as refused:
+            use()
+        assert str(copy) in refused.value.message
+
+
+def test_a_run_without_an_adapter_is_finished_by_the_line_that_is_named(run: Run, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("adapter")))
+    with pytest.raises(FlanliteError, match="has no adapter yet") as refused:
+        open_model(str(copy), None)
+    assert refused.value.hint == f"Finish it first: flanlite tune --resume --out {copy}"
 
 
 def test_another_tool_style_than_the_runs_is_refused(run: Run) -> None:

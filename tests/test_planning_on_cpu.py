@@ -153,7 +153,7 @@ def allocated_at_peak(step: Any) -> int:
     return peak
 
 
-def test_a_step_never_allocates_more_than_is_predicted(base: Path, machine: Machine, tmp_path: Path) -> None:
+def test_a_step_allocates_what_is_predicted_or_a_little_less(base: Path, machine: Machine, tmp_path: Path) -> None:
     recipe, run = recipe_for(base, 0), Run(tmp_path)
     run.checkpoints_dir.mkdir()
     ids = [3 + number % 256 for number in range(TOKENS // 2)]
@@ -170,10 +170,10 @@ def test_a_step_never_allocates_more_than_is_predicted(base: Path, machine: Mach
         loss.backward()
 
     work = workload(base, machine)
-    beside = {*weight_parts(work), "optimizer states", "CUDA context", "margin"}
+    beside = {*weight_parts(work), "optimizer states", "buffers", "CUDA context", "margin"}
     for kept in (0, 1, LAYERS):
         lay_out(trainer.model.train(), recipe_for(base, kept), machine)
         trainer.model.zero_grad()
         parts = memory_parts(work, Setup(1, kept, offload=False))
         predicted = sum(size for name, size in parts.items() if name not in beside)
-        assert allocated_at_peak(step) <= predicted, kept
+        assert 0.8 * predicted < allocated_at_peak(step) <= predicted, kept

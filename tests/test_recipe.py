@@ -64,6 +64,8 @@ def test_yaml_then_pairs_then_options_decide_in_this_order(tmp_path):
         ("batch_rows=8", "sets 'batch_rows', which is no setting", "Did you mean batch_tokens?"),
         ("optimizer=lion", "should be one of adamw_8bit, .* or auto", ""),
         ("max_tokens=inf", "should be a whole number", ""),
+        ("learning_rate=inf", "should be a number", ""),
+        ("epochs=nan", "should be a number", ""),
     ],
 )
 def test_a_mistake_is_one_sentence(pair, message, hint):
@@ -146,7 +148,13 @@ def test_an_unknown_recipe_names_the_nearest():
     assert caught.value.hint == "Did you mean agent-flan?"
 
 
-@pytest.mark.parametrize("content", ["a: [", "- 1\n- 2\n"])
+def test_a_setting_that_is_torn_from_its_value_is_no_recipe():
+    with pytest.raises(FlanliteError, match="'epochs' is a setting without a value") as caught:
+        load_recipe("epochs", ["=", "3"])
+    assert caught.value.hint == "Write epochs=VALUE, without spaces."
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1\n- 2\n", "base: tiny\nepochs: 2\nbase: qwen3-0.6b\n"])
 def test_a_file_that_is_no_recipe_says_so(tmp_path, content):
     file = tmp_path / "broken.yaml"
     file.write_text(content)

@@ -10,8 +10,6 @@ import importlib.util
 import math
 import os
 import platform
-import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Literal
 
 import torch
 
+from flanlite.driver import mend, nvidia_smi
 from flanlite.errors import FlanliteError
 from flanlite.planning.memory import CUDA_CONTEXT_BYTES
 from flanlite.recipe import Auto, Optimizer, Recipe
@@ -37,9 +36,6 @@ FIRST_CONTEXT_BYTES = 2**28
 
 TINY_LINE = "flanlite tune --base tiny"
 """The command that shows the whole way on any machine."""
-
-CUDA_TORCH_LINE = 'pip install "torch==2.13.0+cu130" --index-url https://download.pytorch.org/whl/cu130'
-"""PyPI's torch for Windows is a CPU build; this index has the CUDA builds."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +80,10 @@ def choose_machine(recipe: Recipe) -> Machine:
     """
     let_segments_grow()
     if not torch.cuda.is_available():
-        unused_card, mend = find_unused_card()
+        unused_card, way_out = find_unused_card()
         backend = choose_backend(recipe.backend, has_card=False)
         dtype = choose_dtype(recipe.dtype, None)
-        return Machine("cpu", "CPU", backend, dtype, unused_card=unused_card, mend=mend)
+        return Machine("cpu", "CPU", backend, dtype, unused_card=unused_card, mend=way_out)
     properties = torch.cuda.get_device_properties(0)
     capability = (properties.major, properties.minor)
     return Machine(
@@ -173,39 +169,27 @@ def check_cpu_size(machine: Machine, base: str, parameters: int, needed_bytes: i
     """Raises FlanliteError where so many parameters would be tuned on a CPU; `needed_bytes` of a card would do."""
     if machine.kind == "cuda" or parameters <= CPU_PARAMETERS:
         return
-    needed = f"an NVIDIA card with {math.ceil(needed_bytes / 2**30)} GB or more"
+    needed = f"an NVIDIA card with {math.ceil(needed_bytes / 2**30)} GiB or more"
     tiny = f"To see the whole way on this machine: {TINY_LINE}"
     size = f"{base} has {parameters / 1e9:.1f} billion parameters"
     if machine.unused_card:
         raise FlanliteError(f"{size} and needs {needed}. {machine.unused_card}", f"{machine.mend}\n{tiny}")
-    raise FlanliteError(f"{size}; tuning it needs {needed}, and this machine has none.", tiny)
+    raise FlanliteError(
+        f"{size}; tuning it needs {needed}, and this machine has none.", f"{tiny}\nIf there is a card: flanlite doctor"
+    )
 
 
 def find_unused_card() -> tuple[str, str]:
     """A sentence on a card that nvidia-smi sees and torch does not, and what mends it; two empty texts without one."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return "", ""
-    name = _card_by_driver()
-    if not name:
+    card = next(iter(nvidia_smi()), None)
+    if card is None:
         return "", ""
     if torch.version.cuda is None:
-        return f"There is an {name}, but this PyTorch ({torch.__version__}) is a CPU build.", f"Run: {CUDA_TORCH_LINE}"
+        # PyPI's torch for Windows is one.
+        return f"There is an {card.name}, but this PyTorch ({torch.__version__}) is a CPU build.", mend(card)
     return (
-        f"There is an {name}, but PyTorch {torch.__version__} for CUDA {torch.version.cuda} cannot use it.",
+        f"There is an {card.name}, but PyTorch {torch.__version__} for CUDA {torch.version.cuda} cannot use it.",
         "Update the NVIDIA driver; `nvidia-smi` shows the newest CUDA it can serve.",
     )
-
-
-def _card_by_driver() -> str:
-    """The first card's name according to nvidia-smi, or an empty text."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ""
-    try:
-        answer = subprocess.run(
-            [program, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    lines = answer.stdout.strip().splitlines()
-    return lines[0].strip() if answer.returncode == 0 and lines else ""

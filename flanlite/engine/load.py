@@ -19,6 +19,7 @@ import torch
 
 from flanlite.engine.checkpointing import unsloth_mode
 from flanlite.engine.device import Machine
+from flanlite.engine.lora import Adapter
 from flanlite.engine.noise import quiet
 from flanlite.errors import FlanliteError
 from flanlite.recipe import Recipe
@@ -53,9 +54,12 @@ def load_model(base_dir: Path, recipe: Recipe, machine: Machine) -> Any:
 def load_for_generation(base_dir: Path, adapter_dir: Path | None, machine: Machine, *, is_4bit: bool = True) -> Any:
     """A base, with an adapter on it or without, ready for `generate`; is_4bit=False keeps its 16 bits.
 
-    Always through transformers and peft, whatever the backend. Raises FlanliteError for a folder that lacks something.
+    Always through transformers and peft, whatever the backend. Raises FlanliteError for a folder that lacks something
+    or holds something broken.
     """
     _check_base(base_dir)
+    if adapter_dir is not None:
+        Adapter(adapter_dir)  # peft tells less of what is missing or broken, and later
     from transformers import GenerationConfig
 
     model = _load_base(base_dir.resolve(), machine, is_4bit=is_4bit)
@@ -64,8 +68,6 @@ def load_for_generation(base_dir: Path, adapter_dir: Path | None, machine: Machi
     if adapter_dir is not None:
         from peft import PeftModel
 
-        if not (adapter_dir / "adapter_model.safetensors").is_file():
-            raise FlanliteError(f"{adapter_dir} holds no adapter.", "Has the run finished? `flanlite tune --resume`.")
         model = PeftModel.from_pretrained(model, str(adapter_dir))
     model.requires_grad_(False)
     return model.eval()

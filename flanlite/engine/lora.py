@@ -11,6 +11,7 @@ from torch import Tensor
 from flanlite.engine.weights import ALL_ROWS, Weights, read_json
 from flanlite.errors import FlanliteError
 
+COPY_AGAIN = "Copy the run's folder again, with every file in it."
 KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 # Each of these changes what an adapter means; a value other than these is refused rather than merged wrongly.
 PLAIN: dict[str, tuple[Any, ...]] = {
@@ -39,8 +40,8 @@ class Adapter:
     """The LoRA pairs of an adapter folder: A [r, in] and B [out, r] for every module, and the one scale.
 
     The effect on a module is x -> (x A^T) B^T * scale, on its weight W -> W + (B A) * scale, with scale alpha / r, or
-    alpha / sqrt(r) for rank-stabilised LoRA. Raises FlanliteError when files are missing, when the adapter is more than
-    plain LoRA, or when it holds a tensor that belongs to no pair.
+    alpha / sqrt(r) for rank-stabilised LoRA. Raises FlanliteError when files are missing or broken, when the adapter is
+    more than plain LoRA, or when it holds a tensor that belongs to no pair.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,17 +53,19 @@ class Adapter:
                     f"The adapter has {key} = {config[key]!r}, which a merge does not support.", "Tune with plain LoRA."
                 )
         self.base_name = str(config.get("base_model_name_or_path") or "")
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+        try:
+            rank, alpha = int(config["r"]), float(config["lora_alpha"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise FlanliteError(f"{folder} names no rank or no scale in adapter_config.json.", COPY_AGAIN) from error
         self.scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
         self.shapes = self._read_shapes()
         self.modules = sorted({module for module, _ in self.shapes})
         self._check_pairs(rank)
 
     def _read_shapes(self) -> dict[tuple[str, str], tuple[int, ...]]:
-        if not self.file.is_file():
-            raise FlanliteError(f"{self.file} is missing.", "Is this the adapter folder of a finished run?")
         shapes = {}
         try:
+            self.file.open("rb").close()  # tells why a file cannot be opened, which safetensors does not
             with safe_open(self.file, framework="pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118 - a safetensors file cannot be iterated over
                     match = KEY.fullmatch(key)
@@ -71,8 +74,10 @@ class Adapter:
                             f"The adapter holds {key}, which is no part of a LoRA pair.", "Tune with plain LoRA."
                         )
                     shapes[match["module"], match["factor"]] = tuple(tensors.get_slice(key).get_shape())
+        except OSError as error:
+            raise FlanliteError(f"{self.file} cannot be read: {error.strerror}.", COPY_AGAIN) from error
         except SafetensorError as error:
-            raise FlanliteError(f"{self.file} is not a whole safetensors file: {error}.") from error
+            raise FlanliteError(f"{self.file} is not a whole safetensors file: {error}.", COPY_AGAIN) from error
         return shapes
 
     def _check_pairs(self, rank: int) -> None:

@@ -107,6 +107,10 @@ PARTS_AND_KIN = frozenset({"d", "grid", "laptop", "max", "mig", "mobile", "nvl"}
 BOX_SHARE = 0.9
 """A driver tells at least so much of the memory that the box promises."""
 
+DESKTOP_SHARE, DESKTOP_BYTES = 0.04, GIB
+"""Of the memory of a card that is only named, what its driver and a desktop are taken to hold; at most so many bytes,
+since a larger card has no more screens."""
+
 UNKNOWN = Card("a card", 0, 40.0, 400.0, (8, 0), is_known=False)
 """What is assumed of a card that is not in the table."""
 
@@ -124,19 +128,28 @@ def find_card(name: str) -> Card:
         if _key(_model(card)) == _key(model) and BOX_SHARE * gib <= card.memory_bytes / GIB <= gib:
             return card
     nearest = [option(by_key[near]) for near in get_close_matches(_key(model), by_key, n=3, cutoff=0.5)]
-    guess = f"The nearest by name: {', '.join(nearest)}. " if nearest else ""
+    guess = f"{'The nearest by name' if nearest else 'Known'}: {', '.join(nearest or map(option, CARDS))}. "
     raise FlanliteError(
         f"There is no card {name!r} in the table.", f"{guess}For any other card, give its memory: --vram {gib or 12}."
     )
 
 
+def free_bytes_of(memory_bytes: int) -> int:
+    """What a tune may have of a card with so much memory, of which nothing else is known."""
+    return memory_bytes - min(round(DESKTOP_SHARE * memory_bytes), DESKTOP_BYTES)
+
+
 def card_like(name: str, memory_bytes: int, capability: tuple[int, int]) -> Card:
     """The card that its driver calls `name`, with its own memory; the speed of one not in the table is a guess."""
+    return replace(card_meant(name, memory_bytes), name=name, memory_bytes=memory_bytes, capability=capability)
+
+
+def card_meant(name: str, memory_bytes: int) -> Card:
+    """The card of the table that a driver calls `name`, with the nearest memory; UNKNOWN where there is none."""
     said = _words(name)
     kin = PARTS_AND_KIN & set(said.split())
     fitting = [card for card in CARDS if f" {_model(card)} " in f" {said} " and kin <= set(_model(card).split())]
-    best = max(fitting, key=lambda card: (len(_model(card)), -abs(card.memory_bytes - memory_bytes)), default=UNKNOWN)
-    return replace(best, name=name, memory_bytes=memory_bytes, capability=capability)
+    return max(fitting, key=lambda card: (len(_model(card)), -abs(card.memory_bytes - memory_bytes)), default=UNKNOWN)
 
 
 def option(card: Card) -> str:

@@ -10,7 +10,7 @@ unsloth (fused kernels that save their inputs)
     attention       Q 2q, K 2kv, V 2kv, output 2q, a float32 sum for each head  4q + 4kv + 4h
     MLP             gate and up projection; the product is computed again       4M
     norms of Q, K   their inputs and factors (Qwen3)                            2(q + kv) + 4(h + g)
-    by document     the outputs of the calls once more, joined; K and V as wide as Q
+    by document     the outputs of the calls once more, joined; before Ampere K and V as wide as Q
     torch varlen    the outputs once more: a row of one conversation, or of several as long, is left to SDPA
     xformers        K and V as wide as Q
     bias of Q, K, V not fused: the three products with A (Qwen2)                6r
@@ -28,12 +28,19 @@ peft (transformers' own operations under autocast)
     dropout         what it lets through and a mask of bytes for each of the    (s + 1)(5H + q + M)
                     seven, in the place of their common inputs                  - s(2H + M)
 
-A recomputed layer keeps its input, sH. The last layer is kept first of all, and its activations are gone before another
-is recomputed: so a recomputed layer needs room of its own only where no layer is kept.
+A recomputed layer keeps its input, sH; the last layer is kept first of all. A micro-step has two peaks, and the higher
+one counts. In the loss, all that is kept lies beside the logits and what is made of them. In the backward, the logits
+are gone; one layer's activations, kept or recomputed, lie beside its gradients:
 
-What is saved was compared with the tensors that real models save on a CPU, unsloth's with its kernels interpreted; the
-kernels of attention that only cards have are reckoned from their source. Nothing has been measured on a card yet, hence
-the margin.
+unsloth     the gradients of gate, of up or their product, and of two inputs        2M + 4H
+            with dropout, the three linear layers of the MLP one by one             4M + 4H, 6M + 4H without a weight
+peft        the gradients of the MLP; with dropout an input's                       2sM; sH
+            behind a kept layer, its own are not gone yet                           4sH + sT
+
+All this was compared, to a few MiB, with what torch's own allocator gave out for unsloth 2026.10.9 and for peft, on the
+true widths of seven bases, in torch 2.11 for CUDA with its kernels left out; and what is saved, with the tensors of
+models on a CPU. Attention by xformers and flash-attn is reckoned from the source. What a real card adds, CUDA's own
+share, has not been measured yet, hence the margin.
 """
 
 from __future__ import annotations
@@ -44,13 +51,14 @@ from typing import Literal
 
 from flanlite.bases import ABSMAX_BLOCK, NF4_BLOCK, Shape
 from flanlite.planning.attention import Attention
+from flanlite.planning.loss import loss_bytes
 from flanlite.planning.setup import Setup
 
 CUDA_CONTEXT_BYTES = 600 * 10**6
 """What CUDA, its libraries and its kernels take beside all tensors."""
 
-MARGIN_SHARE, MARGIN_BYTES = 0.05, 2**29
-"""Added to every prediction for what fragments and what is not known; to be lowered when a card has been measured."""
+MARGIN_SHARE, MARGIN_BYTES = {"unsloth": 0.03, "peft": 0.05}, 2**27
+"""Added to every prediction for what fragments, and for what no card has shown yet."""
 
 CODE_BYTES = 4 * (16 + 256 + 1)
 """Beside each 4-bit matrix: the 16 values of nf4, the 256 of its absmax and their offset."""
@@ -59,14 +67,13 @@ LEAST_8BIT_ELEMENTS = 4096
 OPTIMIZER_BLOCK = 256
 """bitsandbytes keeps the states of smaller matrices in 32 bits; of others 8 bits and a float32 a block."""
 
-PEFT_LOSS_ROWS = 256
-UNSLOTH_LOSS_ROWS, UNSLOTH_LOSS_LOGITS = (512, 4096), 512 * 151_936
-"""Rows whose logits exist at once: trl's, and the bounds between which unsloth chooses."""
+WORKSPACE_BYTES, HOPPERS_WORKSPACE_BYTES = 2 * 4096 * 1024 + 8 * 16 * 1024, 8 * 4096 * 1024
+"""What torch gives cuBLAS to work in, once for the forward and once for the backward."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is trained and by which code: all that a step's memory and time depend on beside its setup."""
+    """What is trained, by which code and on which card: all that memory and time depend on beside the setup."""
 
     shape: Shape
     max_tokens: int
@@ -79,6 +86,8 @@ class Workload:
     attention: Attention
     context_length: int = 0
     """What the base reads, 0 where that is not known: unsloth keeps the positions of all of it."""
+    capability: tuple[int, int] = (8, 0)
+    card_bytes: int = 0
 
     @property
     def compute_bytes(self) -> int:
@@ -92,15 +101,14 @@ class Workload:
 
 
 def memory_parts(work: Workload, setup: Setup) -> dict[str, int]:
-    """Bytes on the card at the peak of a step, by part, margin included."""
+    """Bytes on the card at the peak of a step, by part, margin included; what is not there at the peak is 0."""
     tokens = setup.micro_rows * work.max_tokens
     parts = weight_parts(work) | optimizer_parts(work) | activation_parts(work, setup)
-    parts["gradients in the backward"] = (4 * work.shape.intermediate + 8 * work.shape.hidden) * tokens
-    parts["logits and loss"] = _loss_bytes(work, tokens)
-    # One matrix's for the product, one's while the next is made; before them its absmax in float32.
-    largest = max(rows * columns for rows, columns in work.shape.matrices)
-    parts["weights in 16 bits, one by one"] = 2 * work.compute_bytes * largest + 4 * largest // NF4_BLOCK
-    margin = round(MARGIN_SHARE * sum(parts.values())) + MARGIN_BYTES
+    parts["buffers"] = _buffer_bytes(work)
+    in_loss = {"logits and loss": loss_bytes(work, tokens)}
+    in_backward = _backward_parts(work, setup)
+    parts |= dict.fromkeys((*in_loss, *in_backward), 0) | max(in_loss, in_backward, key=lambda each: sum(each.values()))
+    margin = round(MARGIN_SHARE[work.backend] * sum(parts.values())) + MARGIN_BYTES
     return parts | {"CUDA context": CUDA_CONTEXT_BYTES, "margin": margin}
 
 
@@ -136,19 +144,60 @@ def optimizer_parts(work: Workload) -> dict[str, int]:
 
 def activation_parts(work: Workload, setup: Setup) -> dict[str, int]:
     """Bytes that lie between forward and backward."""
-    tokens, layers = setup.micro_rows * work.max_tokens, work.shape.layers
-    layer, boundary = layer_bytes(work, tokens), work.compute_bytes * work.shape.hidden * tokens
-    recomputed = layers - setup.kept_layers
-    # Offloaded inputs come back one by one: one is at work, one on its way.
-    waiting = min(recomputed, 2) if setup.offload else recomputed
+    tokens, recomputed = setup.micro_rows * work.max_tokens, work.shape.layers - setup.kept_layers
+    waiting = recomputed
+    if setup.offload:
+        # They come back one by one: one is at work, one on its way; unsloth has two buffers for that besides.
+        waiting = min(recomputed, 2) + (2 if work.backend == "unsloth" else 0)
     kept_positions = work.context_length if work.backend == "unsloth" else 0
-    mask = 2 * tokens**2 if work.attention == "SDPA with a mask" else 0
     return {
-        "activations of kept layers": setup.kept_layers * layer,
-        "inputs of recomputed layers": waiting * boundary,
-        "one layer recomputed": 0 if setup.kept_layers else layer - boundary,
-        "masks and positions": mask + 4 * work.shape.head_dim * (tokens + kept_positions),
+        "activations of kept layers": setup.kept_layers * layer_bytes(work, tokens),
+        "inputs of recomputed layers": waiting * _boundary_bytes(work, tokens),
+        "masks and positions": _mask_bytes(work, tokens) + 4 * work.shape.head_dim * (tokens + kept_positions),
     }
+
+
+def _boundary_bytes(work: Workload, tokens: int) -> int:
+    """The hidden states between two layers."""
+    return work.compute_bytes * work.shape.hidden * tokens
+
+
+def _mask_bytes(work: Workload, tokens: int) -> int:
+    return 2 * tokens**2 if work.attention == "SDPA with a mask" else 0
+
+
+def _backward_parts(work: Workload, setup: Setup) -> dict[str, int]:
+    """Bytes at the peak of the backward, beside what lies between it and the forward."""
+    tokens, kept = setup.micro_rows * work.max_tokens, setup.kept_layers
+    recomputed = 0 if kept else layer_bytes(work, tokens) - _boundary_bytes(work, tokens)
+    hidden, intermediate, weight = work.shape.hidden, work.shape.intermediate, _weight_bytes(work)
+    if work.backend == "peft":
+        gradients = work.compute_bytes * (2 * intermediate + (hidden if work.has_dropout else 0)) * tokens
+        if kept:
+            gradients += 4 * work.compute_bytes * hidden * tokens + work.compute_bytes * tokens**2
+    elif work.has_dropout:
+        one_more = 2 * intermediate * tokens
+        gradients = (4 * intermediate + 4 * hidden) * tokens + max(0, one_more - weight)
+    else:
+        gradients = (2 * intermediate + 4 * hidden) * tokens
+    return {
+        "one layer recomputed": recomputed,
+        "gradients in the backward": gradients,
+        "a weight in 16 bits": weight,
+    }
+
+
+def _weight_bytes(work: Workload) -> int:
+    """The largest 4-bit matrix in the compute type, and its absmax in float32."""
+    largest = max(rows * columns for rows, columns in work.shape.matrices)
+    return work.compute_bytes * largest + 4 * largest // NF4_BLOCK
+
+
+def _buffer_bytes(work: Workload) -> int:
+    """What is taken once and kept: cuBLAS' workspaces, and where unsloth's fused LoRA unpacks all weights."""
+    workspace = HOPPERS_WORKSPACE_BYTES if work.capability == (9, 0) else WORKSPACE_BYTES
+    unpacked = _weight_bytes(work) if work.backend == "unsloth" and not work.has_dropout else 0
+    return 2 * workspace + unpacked
 
 
 def layer_bytes(work: Workload, tokens: int) -> int:
@@ -180,7 +229,7 @@ def _fused_bytes(work: Workload) -> int:
         total += 5 * shape.hidden + q + shape.intermediate + (4 * shape.hidden if shape.qkv_bias else 0)
     if work.attention in ("SDPA by document", "torch varlen"):
         total += 2 * q
-    if work.attention in ("SDPA by document", "xformers"):
+    if work.attention == "xformers" or (work.attention == "SDPA by document" and work.capability < (8, 0)):
         total += 4 * (q - kv)
     return total
 
@@ -195,17 +244,3 @@ def _plain_bytes(work: Workload) -> int:
     if work.has_dropout:
         total += (s + 1) * (5 * shape.hidden + q + shape.intermediate) - s * (2 * shape.hidden + shape.intermediate)
     return total
-
-
-def _loss_bytes(work: Workload, tokens: int) -> int:
-    """The last norm, the hidden states and their gradient, and the logits of as many rows as exist at once.
-
-    trl holds four float32 copies of its rows' logits; unsloth one, and one in 16 bits.
-    """
-    hidden, vocab = work.shape.hidden, work.shape.vocab
-    states = (4 + 2 * work.compute_bytes) * hidden * tokens
-    if work.backend == "peft":
-        return states + 16 * PEFT_LOSS_ROWS * vocab
-    least, most = UNSLOTH_LOSS_ROWS
-    rows = min(tokens, most, max(least, UNSLOTH_LOSS_LOGITS // vocab, tokens * hidden // vocab))
-    return states + 6 * rows * vocab
