@@ -15,13 +15,14 @@ from flanlite import __version__
 from flanlite.agent.model import ChatStyle, Respondent
 from flanlite.corpus.forms import detect_form, read_row
 from flanlite.corpus.rows import parse_row, read_blocks
-from flanlite.corpus.sources import find_sources
+from flanlite.corpus.sources import Source, find_sources
 from flanlite.embedding import load_embedder
 from flanlite.errors import FlanliteError
 from flanlite.reply_store import ReplyStore, hash_of
 from flanlite.scoring import teval
 from flanlite.scoring.agent_h import agent_h_cases
 from flanlite.scoring.comparison import Row
+from flanlite.scoring.earlier import read_earlier
 from flanlite.scoring.report import card_section, write_report
 from flanlite.scoring.results import Measure, Results
 from flanlite.scoring.sample import general_conversations, sample_cases
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from flanlite.engine.local import LocalModel
     from flanlite.opening import Opened
     from flanlite.prompt.template import Tokens
+    from flanlite.run import Run
 
 SuiteName = Literal["t-eval", "agent-h", "sample", "general"]
 Variant = Literal["whole", "subset", "zh", "zh-subset"]
@@ -55,6 +57,10 @@ MOST_NATS = 700.0
 
 GENERAL_ROWS = 100
 """Conversations of general chat, none of them trained on, that the perplexity is taken over."""
+
+
+QUICK_LOOK = "quick"
+"""The folder, in the evaluation's own, for the report of one with a limit."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +103,14 @@ def evaluate(source: str | None, options: Options, *, tool_style: ChatStyle | No
     """Ask a run, a merged model or a base what the suites ask, and the run's base too; write and print the findings."""
     from flanlite.opening import open_model
 
+    began = time.monotonic()
     harness_tasks = _harness_tasks(options)  # a mistake is told before anything is asked
     _check_folders(options)
     opened = open_model(source, tool_style)
     is_tiny = opened.base_name == "tiny"
     names = options.suites or (("sample", "general") if is_tiny else ("t-eval", "agent-h", "general"))
     folder = options.out or (opened.run.folder / "eval" if opened.run else Path("eval") / Path(opened.model.name).name)
-    suites = _build(names, options)
+    suites = _build(names, options, opened.run)
     chat, note = _general_rows(opened, options.general, is_tiny=is_tiny) if "general" in names else ([], "")
     found = []
     for label, model, identity in _models(opened, against_base=against_base):
@@ -113,16 +120,18 @@ def evaluate(source: str | None, options: Options, *, tool_style: ChatStyle | No
         found.append(_with_harness(results, model, harness_tasks, options.limit) if harness_tasks else results)
     *bases, after = found
     before = bases[0] if bases else None
-    rows = _finish(before, after, folder)
-    # A quick look is no result to show.
-    if opened.run is not None and options.limit is None:
+    rows = _finish(before, after, folder, options, began)
+    if opened.run is not None and options.limit is None and options.out is None:
         opened.run.show_evaluation(card_section(rows, before.model if before else None, after.model))
+    elif opened.run is not None:
+        say("The model card is as it was: it shows the full evaluations in the run's own folder.")
 
 
 def evaluate_endpoint(url: str, model: str | None, options: Options, *, tool_style: ChatStyle | None) -> None:
     """The same for a model behind an OpenAI-compatible server, many requests at a time."""
     from flanlite.endpoint import Endpoint
 
+    began = time.monotonic()
     endpoint = Endpoint(url, model, tool_style or "react")
     folder = options.out or Path("eval") / endpoint.name.replace("/", "-")
     suites = _build(options.suites or ("t-eval", "agent-h"), options)
@@ -130,12 +139,14 @@ def evaluate_endpoint(url: str, model: str | None, options: Options, *, tool_sty
     if "general" in options.suites:
         note = "A server tells no losses, so there is no perplexity."
         results = replace(results, notes=(*results.notes, note))
-    _finish(None, _without_harness(results, options), folder)
+    _finish(None, _without_harness(results, options), folder, options, began)
 
 
 def evaluate_predictions(path: Path, options: Options) -> None:
     """Score saved T-Eval predictions, a file or a folder of them, without a model."""
     _check_folders(options)
+    if not path.exists():
+        raise FlanliteError(f"{path} is not there.", "Name a file or folder of T-Eval predictions.")
     files = sorted(file for file in path.glob("*.json") if _is_teval(file)) if path.is_dir() else [path]
     if not files:
         hint = "They are JSON files named as T-Eval's, such as plan_json_v2.json."
@@ -151,8 +162,8 @@ def evaluate_predictions(path: Path, options: Options) -> None:
     seconds = time.monotonic() - began
     name = path.resolve().stem
     found = ({"t-eval": verdicts.details}, {"t-eval": verdicts.examples})
-    results = Results(name, verdicts.measures, *found, notes, seconds, _settings(options))
-    _finish(None, _without_harness(results, options), options.out or Path("eval") / name)
+    results = Results(name, verdicts.measures, *found, notes, seconds, _settings(options), str(path.resolve()))
+    _finish(None, _without_harness(results, options), options.out or Path("eval") / name, options, began)
 
 
 def _check_folders(options: Options) -> None:
@@ -170,14 +181,15 @@ def _models(opened: Opened, *, against_base: bool) -> list[tuple[str, LocalModel
     return models
 
 
-def _build(names: Sequence[SuiteName], options: Options) -> list[Suite]:
-    """The suites that ask for replies."""
+def _build(names: Sequence[SuiteName], options: Options, run: Run | None = None) -> list[Suite]:
+    """The suites that ask for replies; the run is the one that is evaluated, for a note where it knows the answers."""
     suites = []
     for name in dict.fromkeys(names):
         if name == "sample":
             suites.append(tool_use_suite("sample", sample_cases(SEED, options.limit or SAMPLE_CASES)))
         elif name == "agent-h":
-            suites.append(tool_use_suite("agent-h", _agent_h_cases(options)))
+            suite = tool_use_suite("agent-h", _agent_h_cases(options))
+            suites.append(replace(suite, notes=_trained_on(options.glaive, run)))
         elif name == "t-eval":
             files = _teval_files(options)
             embed, notes = _embedder([file.name for file in files], options)
@@ -186,17 +198,34 @@ def _build(names: Sequence[SuiteName], options: Options) -> list[Suite]:
 
 
 def _agent_h_cases(options: Options) -> list[Any]:
-    rows = (row for source in find_sources([options.glaive], say=say) for row in _rows_of(source.file))
-    cases = agent_h_cases(rows, SEED, options.limit)
+    sources = _sources([options.glaive], "Agent-H's rows", "--glaive")
+    cases = agent_h_cases((row for source in sources for row in _rows_of(source.file)), SEED, options.limit)
     if not cases:
         hint = "It takes rows in glaive's ShareGPT form, with tools."
         raise FlanliteError(f"{options.glaive} gives no case of Agent-H.", hint)
     return cases
 
 
+def _trained_on(name: str, run: Run | None) -> tuple[str, ...]:
+    """A note where the run was tuned on the data of that name, or on a part of it, or on a folder that holds it."""
+    asked, *tuned = (Path(each).expanduser().resolve() for each in (name, *(run.recipe.data if run else ())))
+    if not any(each.is_relative_to(asked) or asked.is_relative_to(each) for each in tuned):
+        return ()
+    return (f"agent-h: the run was tuned on {name}, so it may know these answers. Give other rows: --glaive FILE",)
+
+
+def _sources(names: Sequence[str], what: str, option: str) -> list[Source]:
+    """The files behind the names. Raises FlanliteError that says what they are for, and how to give others."""
+    try:
+        return find_sources(names, say=say)
+    except FlanliteError as error:
+        hint = f"{error.hint} Or give a file or folder: {option} PATH".strip()
+        raise FlanliteError(f"{what} cannot be had: {error.message}", hint) from error
+
+
 def _rows_of(file: Path) -> Iterable[Any]:
     for block in read_blocks(file):
-        for number, row in enumerate(block.rows, block.first_row):
+        for number, row in block.numbered():
             try:
                 yield parse_row(row)
             except ValueError as error:
@@ -204,13 +233,16 @@ def _rows_of(file: Path) -> Iterable[Any]:
 
 
 def _teval_files(options: Options) -> list[Path]:
-    """T-Eval's question files, one of each form, of the wanted variant where there is one; others are passed over."""
-    found = [source.file for source in find_sources(options.teval, say=say)]
+    """T-Eval's question files, one of each form, of the wanted variant where there is one, and the newest version.
+
+    Others are passed over.
+    """
+    found = [source.file for source in _sources(options.teval, "T-Eval's questions", "--t-eval")]
     files = [file for file in found if _is_teval(file)]
     if not files:
         raise FlanliteError(f"{', '.join(options.teval)} holds no question file of T-Eval.", HINT)
     by_form: dict[str, Path] = {}
-    for file in sorted(files, key=lambda file: (_variant(file) != options.variant, VARIANTS.index(_variant(file)))):
+    for file in sorted(files, key=lambda file: _preference(file, options.variant)):
         chosen = by_form.setdefault(teval.form_of(file.name).name, file)
         if chosen != file:
             say(f"{file.name} is passed over for {chosen.name}.")
@@ -222,6 +254,11 @@ def _teval_files(options: Options) -> list[Path]:
 def _variant(file: Path) -> Variant:
     form = teval.form_of(file.name)
     return VARIANTS[form.is_subset + 2 * form.is_zh]
+
+
+def _preference(file: Path, wanted: Variant) -> tuple[bool, int, int]:
+    variant = _variant(file)
+    return variant != wanted, VARIANTS.index(variant), -(teval.form_of(file.name).version or 0)
 
 
 def _is_teval(file: Path) -> bool:
@@ -254,11 +291,13 @@ def _measure(model: Respondent, identity: str, suites: Sequence[Suite], folder: 
         details[suite.name], examples[suite.name] = verdicts.details, verdicts.examples
         notes += suite.notes
         if too_long:
-            notes.append(f"{suite.name}: {too_long} of {len(replies)} questions are too long for the context.")
+            share = f"{too_long} of {len(suite.conversations)} questions"
+            notes.append(f"{suite.name}: {share} are too long for the context, were not asked and {suite.unasked}.")
         if suite.name == "t-eval" and options.save_predictions:
             _save(suite, replies, options.save_predictions / folder.name)
     seconds = time.monotonic() - began
-    return Results(model.name, tuple(measures), details, examples, tuple(notes), seconds, _settings(options))
+    asked = hash_of(identity, model.style)
+    return Results(model.name, tuple(measures), details, examples, tuple(notes), seconds, _settings(options), asked)
 
 
 def _settings(options: Options) -> dict[str, Any]:
@@ -268,7 +307,7 @@ def _settings(options: Options) -> dict[str, Any]:
 
 
 def _replies(model: Respondent, identity: str, suite: Suite, store: ReplyStore) -> tuple[Replies, int]:
-    """A reply to each case, those of an earlier evaluation first; and how many cases were too long to be asked."""
+    """Replies by case, those of an earlier evaluation first, and how many cases were too long: they have none."""
     asked = {
         case: hash_of(identity, model.style, suite.max_new_tokens, model.prompt_text(conversation))
         for case, conversation in suite.conversations.items()
@@ -288,7 +327,7 @@ def _replies(model: Respondent, identity: str, suite: Suite, store: ReplyStore) 
     except KeyboardInterrupt:
         say(f"Interrupted: {len(replies):,} of {len(asked):,} replies are kept. The same command goes on from there.")
         raise
-    return {case: replies.get(case, "") for case in asked}, len(asked) - len(replies)
+    return replies, len(asked) - len(replies)
 
 
 def _save(suite: Suite, replies: Replies, folder: Path) -> None:
@@ -402,15 +441,24 @@ def _without_harness(results: Results, options: Options) -> Results:
     return replace(results, notes=(*results.notes, note)) if options.harness else results
 
 
-def _finish(before: Results | None, after: Results, folder: Path) -> list[Row]:
-    """Write the report, print its table, and give its rows."""
+def _finish(before: Results | None, after: Results, folder: Path, options: Options, began: float) -> list[Row]:
+    """Write the report, print what is new in it, and give its rows. A quick look gets a folder of its own."""
+    is_quick_look = options.limit is not None and options.out is None
+    folder = folder / QUICK_LOOK if is_quick_look else folder
     if not after.measures:
         raise FlanliteError("Nothing was measured.", next(iter(after.notes), "Name a suite: --suite sample"))
-    rows = write_report(folder, before, after, SEED)
-    console.print(table(rows, before.model if before else None, after.model))
+    earlier = read_earlier(folder, before, after)
+    rows = write_report(folder, before, after, SEED, earlier)
+    console.print(table(rows[len(earlier.rows) :], before.model if before else None, after.model))
     for note in dict.fromkeys((*(before.notes if before else ()), *after.notes)):
         say(note)
-    seconds = after.seconds + (before.seconds if before else 0)
-    more = " has the replies that changed" if before else ""
-    say(f"Took {in_time(seconds)}, beside what was there. {folder / 'report.md'}{more}.")
+    if earlier.gone:
+        why = "of another model or base, or of cases that were not asked again"
+        say(f"The report loses earlier figures of {', '.join(earlier.gone)}: they are {why}.")
+    what = "The report, with the replies that changed" if before else "The report"
+    say(f"Took {in_time(time.monotonic() - began)}. {what}: {folder / 'report.md'}")
+    if earlier.suites:
+        say(f"It also keeps {', '.join(earlier.suites)}, of an earlier evaluation.")
+    if is_quick_look:
+        say("A quick look: the report without --limit is as it was.")
     return rows

@@ -30,7 +30,7 @@ from flanlite.agent.events import (
     as_conversation,
 )
 from flanlite.agent.loop import Settings, work
-from flanlite.agent.model import ChatModel
+from flanlite.agent.model import TEMPERATURES, TOP_PS, ChatModel
 from flanlite.agent.tools import Toolbox
 from flanlite.conversation import well_formed
 from flanlite.errors import FlanliteError
@@ -46,6 +46,11 @@ _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _Key = tuple[type[Event], int]
 
 SETTINGS = ("system TEXT", "temperature 0.7", "top_p 0.9", "steps 8", "tokens 512")
+
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "temperature": TEMPERATURES, "top_p": TOP_PS, "steps": (1, 100), "tokens": (1, 2**15),
+}  # fmt: skip
+"""The least and the most of each setting that is a number."""
 
 COMMANDS = "/tools [NAME... | all | none], /set NAME VALUE, /saw (the prompt), /retry, /clear, /export FILE, /quit"
 
@@ -131,22 +136,17 @@ class TerminalChat:
     def _set(self, assignment: str) -> None:
         """Change one setting: `system`, or a number."""
         name, _, value = assignment.partition(" ")
-        sampling = self._settings.sampling
-        try:
-            if name == "system":
-                self._settings = replace(self._settings, system=value.strip())
-            elif name == "steps":
-                self._settings = replace(self._settings, max_steps=max(1, int(value)))
-            elif name == "tokens":
-                self._settings = replace(self._settings, sampling=replace(sampling, max_new_tokens=max(1, int(value))))
-            elif name == "temperature":
-                self._settings = replace(self._settings, sampling=replace(sampling, temperature=max(0.0, float(value))))
-            elif name == "top_p":
-                self._settings = replace(self._settings, sampling=replace(sampling, top_p=float(value)))
-            else:
-                raise FlanliteError(f"There is no setting {name!r}.", "/set " + " | ".join(SETTINGS))
-        except ValueError:
-            raise FlanliteError(f"{value!r} is no number.", f"/set {name} 1") from None
+        if name == "system":
+            self._settings = replace(self._settings, system=value.strip())
+        elif name == "steps":
+            self._settings = replace(self._settings, max_steps=int(_number(name, value)))
+        elif name in LIMITS:
+            number = _number(name, value)
+            changed = {"max_new_tokens": int(number)} if name == "tokens" else {name: number}
+            self._settings = replace(self._settings, sampling=replace(self._settings.sampling, **changed))
+        else:
+            message = f"There is no setting {name!r}." if name else "Set what?"
+            raise FlanliteError(message, "/set " + " | ".join(SETTINGS))
 
     def _show_prompt(self, _: str) -> None:
         asked = [event for event in self._last().events if isinstance(event, Asked)]
@@ -174,6 +174,8 @@ class TerminalChat:
     def _export(self, name: str) -> None:
         if not name:
             raise FlanliteError("Export where to?", "/export my_chat.jsonl")
+        if Path(name).exists():
+            raise FlanliteError(f"{name} is there already.", "Name another file.")
         self._last()
         conversation = as_conversation(self._threads[-1], self._settings.system, self._toolbox.tools)
         row = as_agent_flan(conversation, self._models[-1].style, "flanlite-chat")
@@ -181,7 +183,7 @@ class TerminalChat:
             write_text(Path(name), json.dumps(row, ensure_ascii=False) + "\n")
         except OSError as error:
             raise FlanliteError(f"{name} cannot be written: {error.strerror}.", "Name another file.") from error
-        self._console.print(f"Wrote {name}. It is data: flanlite convert {name} --out my_set", markup=False)
+        self._console.print(f"Wrote {name}. Tune on it: flanlite tune --data {name}", markup=False)
 
     def _last(self) -> Exchange:
         if not self._threads[-1]:
@@ -227,6 +229,18 @@ class Printer:
         if self._growing:
             self._console.print()
         self._growing = None
+
+
+def _number(name: str, value: str) -> float:
+    """The value of a setting. Raises FlanliteError where it is none that makes sense."""
+    low, high = LIMITS[name]
+    try:
+        number = int(value) if name in ("steps", "tokens") else float(value)
+    except ValueError:
+        raise FlanliteError(f"{value!r} is no number for {name}.", f"/set {name} 1") from None
+    if not low <= number <= high:
+        raise FlanliteError(f"{name} goes from {low:g} to {high:,g}.", f"/set {name} 1")
+    return number
 
 
 def told_of(event: Event) -> RenderableType | None:

@@ -11,9 +11,19 @@ from openai_server import says, serve
 from typer.testing import CliRunner
 
 from flanlite.cli import app
-from flanlite.conversation import Conversation
+from flanlite.conversation import Conversation, ToolCall
 from flanlite.errors import FlanliteError
-from flanlite.evaluate import Options, _measure, _teval_files, evaluate_endpoint, suites_named
+from flanlite.evaluate import (
+    Options,
+    _build,
+    _measure,
+    _rows_of,
+    _teval_files,
+    _trained_on,
+    evaluate_endpoint,
+    suites_named,
+)
+from flanlite.recipe import Recipe
 from flanlite.reply_store import ReplyStore, hash_of
 from flanlite.scoring.sample import general_conversations, sample_cases
 from flanlite.scoring.suites import Suite, teval_suite, tool_use_suite
@@ -102,7 +112,60 @@ def test_questions_that_are_too_long_count_as_wrong_and_are_told(review: Path, t
     model = Scripted(lambda asked: None if "1" in asked else "Answer: A")
     results = _measure(model, "m", [suite_of(review)], tmp_path, Options())
     assert results.details["t-eval"]["dimensions"]["Review"] == 0.2
-    assert results.notes == ("t-eval: 1 of 5 questions are too long for the context.",)
+    assert results.notes == (
+        "t-eval: 1 of 5 questions are too long for the context, were not asked and count as wrong.",
+    )
+
+
+def test_cases_that_are_too_long_to_be_asked_are_in_no_figure_and_are_told(tmp_path: Path) -> None:
+    cases = sample_cases(1, 8)
+    plain = [case for case in cases if not isinstance(case.gold, ToolCall)]
+    model = Scripted(lambda asked: None if asked.endswith(plain[0].conversation.turns[-1].text) else "Hello.")
+    results = _measure(model, "m", [tool_use_suite("sample", cases)], tmp_path, Options())
+    found = {(measure.group, measure.name): measure for measure in results.measures}
+    assert plain[0].id not in found["", "a call where none is due"].items
+    assert len(found["", "a call where none is due"].items) == len(plain) - 1
+    assert plain[0].id not in results.examples["sample"]
+    (note,) = results.notes
+    assert (
+        note
+        == f"sample: 1 of {len(cases)} questions are too long for the context, were not asked and are in no figure."
+    )
+
+
+def test_a_run_that_was_tuned_on_agent_hs_rows_is_told_of() -> None:
+    class Tuned:
+        recipe = Recipe(data=("sample", "rows/glaive"))
+
+    (note,) = _trained_on("rows/glaive/train.json", Tuned())
+    assert note.startswith("agent-h: the run was tuned on rows/glaive/train.json")
+    assert _trained_on("rows/other.json", Tuned()) == _trained_on("rows/glaive", None) == ()
+
+
+def test_questions_that_cannot_be_fetched_are_named_with_the_option_for_others(monkeypatch) -> None:
+    def unreachable(names: Sequence[str], **_: object) -> None:
+        raise FlanliteError("The hub cannot be reached.", "Check the connection.")
+
+    monkeypatch.setattr("flanlite.evaluate.find_sources", unreachable)
+    for suite, what, option in (
+        ("t-eval", "T-Eval's questions", "--t-eval"),
+        ("agent-h", "Agent-H's rows", "--glaive"),
+    ):
+        with pytest.raises(FlanliteError) as refused:
+            _build([suite], Options())
+        assert refused.value.message == f"{what} cannot be had: The hub cannot be reached."
+        assert refused.value.hint == f"Check the connection. Or give a file or folder: {option} PATH"
+
+
+def test_a_quick_look_leaves_the_full_report_as_it_is(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = tmp_path / "eval" / "tiny" / "report.md"
+    report.parent.mkdir(parents=True)
+    report.write_text("full")
+    result = CliRunner().invoke(app, ["eval", "tiny", "--suite", "sample", "--limit", "1"])
+    assert result.exception is None, result.output
+    assert report.read_text() == "full"
+    assert (report.parent / "quick" / "report.md").is_file()
 
 
 def test_predictions_are_saved_in_t_evals_form_and_scored_without_a_model(review: Path, tmp_path: Path) -> None:
@@ -155,6 +218,19 @@ def test_the_tiny_base_is_evaluated_by_the_command(tmp_path: Path) -> None:
     assert (tmp_path / "report.png").is_file()
 
 
+def test_an_evaluation_of_another_suite_leaves_the_earlier_one_in_the_report(tmp_path: Path) -> None:
+    for suite in ("sample", "general"):
+        arguments = ["eval", "tiny", "--suite", suite, "--limit", "1", "--out", str(tmp_path)]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exception is None, result.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {"sample", "general"} <= set(report)
+    assert "It also keeps sample, of an earlier evaluation." in result.output
+    assert "right tool" not in result.output
+    CliRunner().invoke(app, [*arguments, "--tool-style", "json"])
+    assert "sample" not in json.loads((tmp_path / "report.json").read_text())
+
+
 def test_held_out_general_chat_is_none_of_the_corpus() -> None:
     from importlib.resources import files
 
@@ -175,7 +251,7 @@ def test_held_out_general_chat_is_none_of_the_corpus() -> None:
     ("arguments", "words"),
     [
         (["--suite", "teval"], "There is no suite 'teval'"),
-        (["--predictions", "none.json"], "none.json"),
+        (["--predictions", "none"], "none is not there"),
         (["tiny", "--suite", "agent-h", "--glaive", "sample"], "gives no case of Agent-H"),
         (["tiny", "--suite", "t-eval", "--t-eval", "sample"], "holds no question file of T-Eval"),
         (["tiny", "--tool-style", "openai"], "needs a server"),
@@ -199,6 +275,18 @@ def test_the_wanted_variant_of_t_eval_is_taken_and_the_others_are_told(review: P
         chosen = _teval_files(Options(teval=[str(review.parent)], variant=variant))
         assert [file.stem for file in chosen] == [name]
         assert capsys.readouterr().out.count("is passed over") == 2
+
+
+def test_the_newest_version_of_t_evals_questions_is_taken(review: Path, capsys) -> None:
+    (review.parent / "review_str_v1.json").write_text(review.read_text())
+    assert _teval_files(Options(teval=[str(review.parent)])) == [review]
+    assert "review_str_v1.json is passed over for review_str_v2.json." in capsys.readouterr().out
+
+
+def test_a_blank_line_between_rows_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"a": 1}\n\n{"a": 2}\n\n')
+    assert list(_rows_of(file)) == [{"a": 1}, {"a": 2}]
 
 
 def test_suites_are_a_list_with_commas() -> None:

@@ -148,6 +148,7 @@ def test_waiting_cuts_failures_and_stops_are_told() -> None:
     told = {
         "Waiting: 3 before": exchange(Waiting(1, 3)),
         "4 turns, no longer fits into the model's 1,000 tokens": exchange(Asked(1, prompt)),
+        "4 turns, no longer fits into the model's context and": exchange(Asked(1, Prompt((), dropped_turns=4))),
         "Too long.": exchange(Failure(1, "Too long.", "Ask for less.")),
         "Stopped.": exchange(Stopped(1)),
         "Cut at the limit of new tokens.": exchange(Answer(1, "A", True, is_cut=True)),

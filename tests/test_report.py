@@ -17,6 +17,7 @@ from test_run import MEASURED, begun
 
 from flanlite.scoring.chart import draw_chart
 from flanlite.scoring.comparison import Row, comparison, flips, sections
+from flanlite.scoring.earlier import Earlier, read_earlier
 from flanlite.scoring.report import card_section, published, report_json, report_markdown, write_report
 from flanlite.scoring.results import Example, Measure, Results
 from flanlite.scoring.table import plain, table
@@ -68,8 +69,8 @@ AFTER = Results(
 PAGE = """\
 # Evaluation
 
-- before: tiny, asked in 45 s
-- after: runs/tiny-1, asked in 3 min 20 s
+- before: tiny, asked in 45 s this time
+- after: runs/tiny-1, asked in 3 min 20 s this time
 
 ![The shares, and their changes, as a picture](report.png)
 
@@ -102,6 +103,7 @@ PAGE = """\
 - Changes of shares are in percentage points, with the interval of a paired bootstrap.
 - Where all cases agree, which a bootstrap takes for certain, the interval is the exact one.
 - unclear: the interval holds 0.
+- H_ReAct, H_General: plain replies with a ReAct mark, or with talk of a call. HScore: 1 less their mean.
 - \\*: change and interval are of the mean over the cases, and the value is no such mean.
 - ↓: less is better.
 
@@ -397,6 +399,83 @@ def test_the_table_is_whole_at_80_columns_and_its_words_need_no_colour(before: R
     for text in words if before else ["model: runs/[x] tiny", "95.0%", "25.0% to 100.0%"]:
         assert text in shown
     assert "…" not in shown
+
+
+def general(model: str, value: float, **more: object) -> Results:
+    items = {str(n): value for n in range(8)}
+    measure = Measure("general", "perplexity", value, items, is_share=False, is_better_high=False)
+    return Results(model, (measure,), {"general": {"perplexity": value}}, **more)  # type: ignore[arg-type]
+
+
+def sample(model: str, score: float, **more: object) -> Results:
+    case = {"sample": {"1": Example("?", "!", "\u2028 \ud83d", score)}}
+    measures = (share("right tool", int(score * 8), 8),)
+    return Results(model, measures, {"sample": {"all": score}}, case, ("sample: one is too long.",), **more)  # type: ignore[arg-type]
+
+
+def evaluated(folder: Path, before: Results | None, after: Results) -> tuple[Earlier, list[Row]]:
+    earlier = read_earlier(folder, before, after)
+    return earlier, write_report(folder, before, after, 1, earlier)
+
+
+def test_a_report_keeps_the_suites_that_an_earlier_evaluation_measured(tmp_path: Path) -> None:
+    first = sample("tiny", 0.0, settings={"limit": None}), sample("tuned", 1.0, settings={"limit": None})
+    _, measured = evaluated(tmp_path, *first)
+    flipped = (tmp_path / "flips.jsonl").read_text()
+    for value in (12.0, 11.0):
+        earlier, rows = evaluated(tmp_path, general("tiny", 13.0), general("tuned", value))
+        assert (list(earlier.suites), earlier.gone) == (["sample"], [])
+        assert rows == [*measured, rows[-1]]
+        assert (rows[-1].before, rows[-1].after) == (13.0, value)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["sample"], report["general"]) == ({"all": 1.0}, {"perplexity": 11.0})
+    assert (report["against"]["sample"], report["against"]["general"]) == ({"all": 0.0}, {"perplexity": 13.0})
+    assert report["earlier"] == {"sample": {"settings": {"limit": None}, "notes": ["sample: one is too long."]}}
+    assert [row["suite"] for row in report["differences"]] == ["sample", "general"]
+    assert (tmp_path / "flips.jsonl").read_text() == flipped
+    assert (tmp_path / "report.png").is_file()
+    page = (tmp_path / "report.md").read_text()
+    for text in ("### sample", "### general", "sample: measured by an earlier", "- sample: one is too long.", "ed: 1"):
+        assert text in page
+    assert "### sample" in card_section(rows, "tiny", "tuned")
+
+
+def test_a_suite_that_is_measured_again_counts_with_its_newest_figures(tmp_path: Path) -> None:
+    evaluated(tmp_path, sample("tiny", 0.0), sample("tuned", 0.5))
+    earlier, rows = evaluated(tmp_path, sample("tiny", 0.0), sample("tuned", 1.0))
+    assert (earlier.suites, earlier.gone) == ({}, [])
+    assert [row.after for row in rows] == [1.0]
+    assert (tmp_path / "flips.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (general("tiny", 13.0), general("tuned", 12.0, identity="tuned anew")),
+        (general("tiny", 13.0, identity="another base"), general("tuned", 12.0)),
+        (None, general("tuned", 12.0)),
+    ],
+)
+def test_figures_of_another_model_or_base_are_not_kept_and_are_named(
+    tmp_path: Path, before: Results | None, after: Results
+) -> None:
+    evaluated(tmp_path, sample("tiny", 0.0), sample("tuned", 1.0))
+    earlier, rows = evaluated(tmp_path, before, after)
+    assert (earlier.suites, earlier.gone) == ({}, ["sample"])
+    assert [row.suite for row in rows] == ["general"]
+
+
+def test_figures_of_a_suite_that_is_measured_in_part_are_named(tmp_path: Path) -> None:
+    evaluated(tmp_path, None, results(share("mmlu", 3, 8, suite="lm-eval"), share("gsm8k", 3, 8, suite="lm-eval")))
+    earlier, rows = evaluated(tmp_path, None, results(share("mmlu", 4, 8, suite="lm-eval")))
+    assert (earlier.gone, [row.name for row in rows]) == (["lm-eval"], ["mmlu"])
+
+
+@pytest.mark.parametrize("broken", ["", "[]", "{", '{"differences": [{}]}'])
+def test_a_broken_report_keeps_nothing_and_stops_nothing(tmp_path: Path, broken: str) -> None:
+    evaluated(tmp_path, None, AFTER)
+    (tmp_path / "report.json").write_text(broken)
+    assert read_earlier(tmp_path, None, AFTER) == Earlier()
 
 
 def test_the_card_shows_the_newest_evaluation_and_keeps_all_else(tmp_path: Path) -> None:

@@ -91,9 +91,25 @@ def test_settings_are_set_by_name(monkeypatch) -> None:
     model = ScriptedModel("Yes.")
     printed = chat(monkeypatch, typed, model)
     assert "There is no setting 'nothing'." in printed
-    assert "'many' is no number." in printed
+    assert "'many' is no number for steps." in printed
     assert "Cut at the limit" in printed
     assert (model.asked[0].system, model.asked[0].tools) == ("Be brief.", ())
+
+
+@pytest.mark.parametrize("value", ["temperature 99", "temperature nan", "top_p 0", "steps 0", "tokens -1"])
+def test_a_setting_out_of_its_range_changes_nothing_and_is_told(monkeypatch, value: str) -> None:
+    printed = chat(monkeypatch, f"/set {value}\n/set\nHi\n", ScriptedModel("Yes."))
+    assert f"{value.split()[0]} goes from " in printed
+    assert "Set what?" in printed
+    assert "Yes." in printed
+
+
+def test_an_export_replaces_no_file(monkeypatch, tmp_path: Path) -> None:
+    file = tmp_path / "chat.jsonl"
+    file.write_text("mine")
+    printed = chat(monkeypatch, f"Hi\n/export {file}\n", ScriptedModel("Yes."))
+    assert "is there already. Name another file." in " ".join(printed.split())
+    assert file.read_text() == "mine"
 
 
 def test_two_models_answer_one_after_the_other(monkeypatch) -> None:

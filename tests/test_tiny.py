@@ -22,7 +22,7 @@ from flanlite.tiny.cases import cases
 from flanlite.tiny.make.__main__ import make_corpus
 from flanlite.tiny.make.dialogues import Dialogue, list_prompt, pretraining_dialogues
 from flanlite.tiny.make.request import BUILTIN_LISTED
-from flanlite.tiny.score import score_all, score_reply, table
+from flanlite.tiny.score import main, score_all, score_reply, table
 
 TINY = Path(__file__).parents[1] / "flanlite" / "tiny"
 BASE = TINY / "base"
@@ -122,6 +122,13 @@ def test_a_reply_is_scored_by_its_call() -> None:
     quiet = next(case for case in cases(1, 12) if case.call is None)
     assert score_reply(quiet, right).invented
     assert not score_reply(quiet, "Hello!").invented
+
+
+def test_a_folder_without_a_model_is_refused_in_a_sentence(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("sys.argv", ["score", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert str(ended.value).startswith(f"Error: {tmp_path} holds no base model")
 
 
 def test_a_perfect_agent_scores_one_in_every_row() -> None:

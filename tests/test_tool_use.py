@@ -44,6 +44,7 @@ def marked(verdict: Verdict) -> set[str]:
         (write("find", {"counts": [True, {"a": 2.5}], "deep": True, "of": "lake"}), {"right_tool"}),
         (write("find", {"counts": [1], "deep": True, "of": "lake"}), {"right_tool"}),
         (write("find", {"of": "lake"}), {"right_tool"}),
+        (write("find", GOLD.arguments).replace("Action:", "**Action:**"), {"right_tool", "exact"}),
         ('Action: find\nAction Input: {"of": ', {"right_tool"}),
         (write("find", GOLD.arguments) + "\n" + write("find", {}), set()),
         (write("fly", {}), {"invented"}),
@@ -66,6 +67,9 @@ def test_a_reply_is_judged_where_a_call_is_due(reply: str, found: set[str]) -> N
         (write("find", {}), {"unasked", "react"}, {"unasked", "react", "invented"}),
         (write("fly", {}), {"unasked", "react", "invented"}, {"unasked", "react", "invented"}),
         ("Action:", {"unasked", "react"}, {"unasked", "react", "invented"}),
+        ("**Action:** fly", {"unasked", "react", "invented"}, {"unasked", "react", "invented"}),
+        ("Action: None\nFinal Answer: No.", {"react"}, {"react"}),
+        ("Use this:\n```python\nplot(size=3)\n```", set(), set()),
         ('```json\n{"name": "fly", "arguments": {}}\n```', {"unasked", "invented"}, {"unasked", "invented"}),
     ],
 )

@@ -13,6 +13,10 @@ from flanlite.prompt.toolcalls import ToolStyle
 ChatStyle = ToolStyle | Literal["openai"]
 """How tools are offered: written into the system text in a tool style, or natively, as a server takes them."""
 
+TEMPERATURES = (0.0, 1.5)
+TOP_PS = (0.05, 1.0)
+"""The least and the most that a chat may set: hotter replies are noise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from flanlite.benchmark.results import LOSS_TOLERANCE, Entry, Results, speed_of
 from flanlite.benchmark.variants import VARIANTS
@@ -29,7 +30,7 @@ def show(results: Results, picture: Path) -> None:
     console.print(_table([_memory(entry) for entry in best]))
     say("")
     for line in remarks(results, best):
-        say(line)
+        console.print(Text(line))  # broken between words, at the window's edge
     say(f"All figures: {results.file}, as a picture: {picture}")
 
 
@@ -85,10 +86,8 @@ def headline(results: Results) -> str:
 
 def remarks(results: Results, best: Sequence[Entry]) -> Iterator[str]:
     """Sentences on what the tables cannot say."""
-    yield (
-        "+-: the standard error over the steps. flanlite: how many times the variant's trained tokens/s it reaches. "
-        "kept: layers that keep their activations. Padding is in no count of tokens."
-    )
+    yield "+-: the standard error over the steps. kept: layers that keep their activations."
+    yield "flanlite: how many times the variant's trained tokens/s it reaches. Padding is in no count of tokens."
     if results.about.get("limit_tokens_per_s"):
         limit = results.about["limit_tokens_per_s"]
         yield f"The card's arithmetic limit on paper is {limit:,.0f} tokens/s on these rows, with nothing recomputed."

@@ -98,8 +98,9 @@ class Page:
                 css_paths=Path(__file__).with_name("style.css"),
             )
         except OSError as error:
-            at = f"port {port}" if port else "ports 7860 to 7959"
-            raise FlanliteError(f"{host} has no room at {at}.", "Choose another port: --port 8080") from error
+            what = f"Port {port} is" if port else "All ports from 7860 to 7959 are"
+            hint = "Choose another port: --port 8080"
+            raise FlanliteError(f"{what} in use, or closed to you at {host}.", hint) from error
         return [url for url in (local, shared) if url]
 
     def _empty_chat(self) -> Chat:

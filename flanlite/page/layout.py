@@ -9,6 +9,7 @@ from pathlib import Path
 import gradio as gr
 
 from flanlite.agent.loop import Settings
+from flanlite.agent.model import TEMPERATURES, TOP_PS
 from flanlite.agent.tools import Toolbox
 from flanlite.page import render
 
@@ -89,8 +90,8 @@ def _lay_out_controls(
         gr.HTML(render.schemas(toolbox.bound), js_on_load=TRANSCRIPT_JS, elem_classes="fl")
     with gr.Accordion("Settings", open=False):
         system = gr.Textbox(settings.system, label="System prompt", lines=2, info="Stands before the list of tools.")
-        temperature = gr.Slider(0, 1.5, sampling.temperature, step=0.05, label="Temperature")
-        top_p = gr.Slider(0.05, 1, sampling.top_p, step=0.05, label="Top-p")
+        temperature = gr.Slider(*TEMPERATURES, sampling.temperature, step=0.05, label="Temperature")
+        top_p = gr.Slider(*TOP_PS, sampling.top_p, step=0.05, label="Top-p")
         max_steps = gr.Slider(1, 20, settings.max_steps, step=1, label="Steps at most")
         max_new_tokens = gr.Slider(16, 2048, sampling.max_new_tokens, step=16, label="New tokens a reply at most")
     return tool_names, system, temperature, top_p, max_steps, max_new_tokens

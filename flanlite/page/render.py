@@ -92,11 +92,14 @@ def _notices(events: Sequence[Event]) -> str:
         if isinstance(event, Waiting) and event.ahead:
             notices.append(f"Waiting: {event.ahead} before this one.")
         if isinstance(event, Asked) and event.step == 1 and event.prompt.dropped_turns:
-            notices.append(
-                f"The oldest of the chat, {event.prompt.dropped_turns} turns, no longer fits into the model's "
-                f"{event.prompt.context_tokens:,} tokens and was left out."
-            )
+            notices.append(_left_out(event.prompt))
     return "".join(f'<p class="notice">{escape(notice)}</p>' for notice in notices)
+
+
+def _left_out(prompt: Prompt) -> str:
+    room = "context" if prompt.context_tokens is None else f"{prompt.context_tokens:,} tokens"
+    turns = f"The oldest of the chat, {prompt.dropped_turns} turns,"
+    return f"{turns} no longer fits into the model's {room} and was left out."
 
 
 def _step_title(calls: Sequence[Call]) -> str:

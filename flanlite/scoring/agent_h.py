@@ -16,7 +16,8 @@ in glaive's ShareGPT form, and are the same ones for the same rows and seed on e
    of which has a word of its name in what the user says. No case without tools has a call before it.
 4. A row gives at most one case of each kind. Where several candidates fit, that with the lowest hash of seed, row and
    turn is taken; another row's tools are looked for from the one on that the hash of seed and row points to.
-5. Where only so many cases are wanted, each kind gives as many as the others while it has some, those with the lowest
+5. Of cases of one kind with the same turns and tools, only the first is taken: greedy replies to them are the same.
+6. Where only so many cases are wanted, each kind gives as many as the others while it has some, those with the lowest
    hash of seed and id: a larger count adds cases to those of a smaller one.
 
 A hash is the first 8 bytes of the SHA-256 of its parts, written in decimal and joined by a space. Rows and turns are
@@ -25,9 +26,10 @@ numbered from 1; a text and the call that follows it are one turn.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 from itertools import islice, pairwise, zip_longest
 from typing import Literal, get_args
@@ -50,8 +52,11 @@ def agent_h_cases(rows: Iterable[Row], seed: int, count: int | None) -> list[Cas
     """
     conversations = list(_readable(rows))
     toolsets = [conversation.tools for conversation in conversations if conversation.tools]
-    found = [case for conversation in conversations for case in _cases_of(conversation, toolsets, seed)]
-    return found if count is None else _evenly(found, seed, count)
+    found: dict[str, Case] = {}
+    for case in (case for conversation in conversations for case in _cases_of(conversation, toolsets, seed)):
+        found.setdefault(_question(case), case)
+    cases = list(found.values())
+    return cases if count is None else _evenly(cases, seed, count)
 
 
 def _readable(rows: Iterable[Row]) -> Iterator[Conversation]:
@@ -81,6 +86,11 @@ def _cases_of(conversation: Conversation, toolsets: Sequence[Tools], seed: int) 
         for number in found[:1]:
             identity = f"{conversation.id}.{number + 1} {kind}"
             yield Case(identity, kind, Conversation(turns[:number], tools), _gold(turns[number], tools))
+
+
+def _question(case: Case) -> str:
+    """What a model is asked, as one text: equal for equal questions."""
+    return json.dumps([case.kind, asdict(case.conversation)], sort_keys=True)
 
 
 def _candidates(conversation: Conversation) -> Iterator[int]:

@@ -40,6 +40,11 @@ class Row:
     is_better_high: bool = True
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        """What makes it the same measure of another evaluation."""
+        return self.suite, self.group, self.name
+
+    @property
     def difference(self) -> float | None:
         """The value after less the value before."""
         return None if self.before is None else self.after - self.before

@@ -9,11 +9,13 @@ from importlib.resources import files
 
 import yaml
 
+from flanlite.prompt.marks import BEFORE_WORD, COLON
+
 
 def holds_react_mark(text: str) -> bool:
     """Whether a line begins with one of the list's ReAct marks, in any case, plain, as a heading or in bold."""
     marks = "|".join(re.escape(mark.removesuffix(":")) for mark in phrases()["react_marks"])
-    return re.search(rf"^[ \t#*]*+(?:{marks})[ \t*]*+:", text, re.IGNORECASE | re.MULTILINE) is not None
+    return re.search(rf"^{BEFORE_WORD}(?:{marks}){COLON}", text, re.IGNORECASE | re.MULTILINE) is not None
 
 
 def holds_general_phrase(text: str) -> bool:

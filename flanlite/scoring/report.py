@@ -1,6 +1,7 @@
 """What an evaluation leaves behind: a folder with its report, and a section in the model card.
 
-report.json    the suites' own accounts, and every measure with its change and interval
+report.json    the suites' own accounts, and every measure with its change and interval; `earlier` has the settings of
+               suites that an earlier evaluation measured
 report.md      the same to read, with what others published and some of the cases that flipped
 report.png     the shares as a picture
 flips.jsonl    every case that flipped, with both replies
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import chain, islice, zip_longest
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ import yaml
 from flanlite.run import write_text
 from flanlite.scoring.chart import draw_chart
 from flanlite.scoring.comparison import Flip, Row, comparison, flips
-from flanlite.scoring.results import Results
+from flanlite.scoring.earlier import Earlier
+from flanlite.scoring.results import Results, notes_of
 from flanlite.scoring.table import markdown_table, markdown_tables, plain
 from flanlite.terminal import in_time
 
@@ -35,21 +38,29 @@ RE_IMPLEMENTED = (
 )
 
 
-def write_report(folder: Path, before: Results | None, after: Results, seed: int) -> list[Row]:
+CHANGES = ("gained", "lost")
+
+NOTHING_EARLIER = Earlier()
+
+
+def write_report(
+    folder: Path, before: Results | None, after: Results, seed: int, earlier: Earlier = NOTHING_EARLIER
+) -> list[Row]:
     """Compare, and write report.png, flips.jsonl, report.md and, at the end, report.json into the folder.
 
-    Each is written beside its name and renamed. Without any share there is no picture.
+    Each is written beside its name and renamed. Without any share there is no picture. The rows are those of the
+    report: the ones of earlier evaluations, then the new ones.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows = comparison(before, after, seed)
+    rows = [*earlier.rows, *comparison(before, after, seed)]
     picture = folder / "report.png"
     if any(row.is_share for row in rows):
         draw_chart(rows, picture, _name(before), after.model)
     else:
         picture.unlink(missing_ok=True)
-    _write(folder / "flips.jsonl", "".join(_flip_lines(before, after)))
-    _write(folder / "report.md", report_markdown(before, after, rows))
-    report = report_json(before, after, rows, seed)
+    _write(folder / "flips.jsonl", "".join(_flip_lines(before, after, earlier)))
+    _write(folder / "report.md", report_markdown(before, after, rows, earlier))
+    report = report_json(before, after, rows, seed, earlier)
     _write(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return rows
 
@@ -63,8 +74,9 @@ def _write(file: Path, text: str) -> None:
     write_text(file, text.encode(errors="backslashreplace").decode())
 
 
-def _flip_lines(before: Results | None, after: Results) -> Iterator[str]:
-    for change, found in zip(("gained", "lost"), flips(before, after), strict=True):
+def _flip_lines(before: Results | None, after: Results, earlier: Earlier) -> Iterator[str]:
+    yield from (json.dumps(line, ensure_ascii=False) + "\n" for line in earlier.lines)
+    for change, found in zip(CHANGES, flips(before, after), strict=True):
         for flip in found:
             line = {
                 "change": change,
@@ -78,18 +90,22 @@ def _flip_lines(before: Results | None, after: Results) -> Iterator[str]:
             yield json.dumps(line, ensure_ascii=False) + "\n"
 
 
-def report_json(before: Results | None, after: Results, rows: Iterable[Row], seed: int) -> dict[str, Any]:
+def report_json(
+    before: Results | None, after: Results, rows: Iterable[Row], seed: int, earlier: Earlier = NOTHING_EARLIER
+) -> dict[str, Any]:
     """The content of report.json: shares as fractions, and None for what is not known.
 
     The account of the model after is at the top, that of the one before under `against`, which only a comparison has.
     """
-    against = {"against": _account(before)} if before else {}
-    return _account(after) | against | {"seed": seed, "differences": [_row_json(row) for row in rows]}
+    against = {"against": {**_account(before), **earlier.against}} if before else {}
+    found = {"seed": seed, "earlier": dict(earlier.suites), "differences": [_row_json(row) for row in rows]}
+    return {**_account(after), **earlier.details, **against, **found}
 
 
 def _account(results: Results) -> dict[str, Any]:
     return {
         "model": results.model,
+        "identity": results.identity,
         "seconds": results.seconds,
         "settings": dict(results.settings),
         "notes": list(results.notes),
@@ -102,7 +118,9 @@ def _row_json(row: Row) -> dict[str, Any]:
     return vars(row) | {"interval": interval, "difference": row.difference, "verdict": row.verdict}
 
 
-def report_markdown(before: Results | None, after: Results, rows: Sequence[Row]) -> str:
+def report_markdown(
+    before: Results | None, after: Results, rows: Sequence[Row], earlier: Earlier = NOTHING_EARLIER
+) -> str:
     """The content of report.md. No text of a model or of a case can change how the page is built."""
     suites = {row.suite for row in rows}
     parts = [_opening(before, after)]
@@ -111,12 +129,12 @@ def report_markdown(before: Results | None, after: Results, rows: Sequence[Row])
     parts += ["## What was measured", markdown_tables(rows, _name(before))]
     if "agent-h" in suites:
         parts.append(RE_IMPLEMENTED)
-    notes = _notes(before, after)
+    notes = [*notes_of(before.notes if before else None, after.notes), *earlier.notes]
     if notes:
         parts += ["## Notes", "\n".join(f"- {plain(note)}" for note in notes)]
     parts += _published(suites)
     if before:
-        gained, lost = flips(before, after)
+        gained, lost = map(add, map(earlier.flips, CHANGES), flips(before, after))
         parts += _flip_parts("Gained", "scored under 0.5 before and scores 0.5 or more after", gained)
         parts += _flip_parts("Lost", "scored 0.5 or more before and scores under 0.5 after", lost)
     return "\n\n".join(parts) + "\n"
@@ -124,17 +142,8 @@ def report_markdown(before: Results | None, after: Results, rows: Sequence[Row])
 
 def _opening(before: Results | None, after: Results) -> str:
     models = [("model", after)] if before is None else [("before", before), ("after", after)]
-    lines = [f"- {when}: {plain(each.model)}, asked in {in_time(each.seconds)}" for when, each in models]
+    lines = [f"- {when}: {plain(each.model)}, asked in {in_time(each.seconds)} this time" for when, each in models]
     return "# Evaluation\n\n" + "\n".join(lines)
-
-
-def _notes(before: Results | None, after: Results) -> list[str]:
-    """Every note once, with the model it is about where it is not about both."""
-    if before is None:
-        return list(after.notes)
-    both = [note for note in after.notes if note in before.notes]
-    alone = [("before", note) for note in before.notes] + [("after", note) for note in after.notes]
-    return both + [f"{model}: {note}" for model, note in alone if note not in both]
 
 
 def _published(suites: set[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +45,7 @@ class Results:
 
     `details` are a suite's own account for report.json, by the suite's name: for t-eval `dimensions`, `overall` and
     `files`. `notes` are sentences on what was left out or cut, and why. `examples` are by suite and case id. `settings`
-    are what was asked for, for the record.
+    are what was asked for, for the record. `identity` is the same for the same weights, asked in the same style.
     """
 
     model: str
@@ -55,3 +55,13 @@ class Results:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
+    identity: str = ""
+
+
+def notes_of(before: Sequence[str] | None, after: Sequence[str]) -> list[str]:
+    """The notes of two models or, without one before, of one: each once, with the model where it is not about both."""
+    if before is None:
+        return list(after)
+    both = [note for note in after if note in before]
+    alone = [("before", note) for note in before] + [("after", note) for note in after]
+    return both + [f"{model}: {note}" for model, note in alone if note not in both]

@@ -18,13 +18,13 @@ TEVAL_NEW_TOKENS = 512
 """As T-Eval's own test.py generates."""
 
 CALL_NEW_TOKENS = 256
-"""Room for a thought and a call; longer replies are cut, and the parser then says of a call that it is malformed."""
+"""Room for a thought and a call; a longer reply is cut, and judged as far as it goes."""
 
 Questions = Mapping[str, Mapping[str, Any]]
 """A T-Eval file's questions by their keys, with predictions or without."""
 
 Replies = Mapping[str, str]
-"""A suite's replies by the case's id."""
+"""A suite's replies by the case's id; a case that was too long to be asked has none."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Verdicts:
 class Suite:
     """Conversations that wait for a reply, by the case's id, and the judge of the replies.
 
-    `questions` are T-Eval's own, by file and key, where the suite is T-Eval; `notes` say what is left out.
+    `questions` are T-Eval's own, by file and key, where the suite is T-Eval; `notes` say what is left out, and
+    `unasked` what becomes of cases that are too long to be asked.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Suite:
     judge: Callable[[Replies, ChatStyle], Verdicts]
     questions: Mapping[str, Questions] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unasked: str = "are in no figure"
 
 
 WORDS: Mapping[tool_use.Measure, tuple[str, bool]] = {
@@ -66,15 +68,15 @@ WORDS: Mapping[tool_use.Measure, tuple[str, bool]] = {
 
 def tool_use_suite(name: str, cases: Sequence[tool_use.Case]) -> Suite:
     """The suite that these cases make: over all of them, and kind by kind."""
-    by_id = {case.id: case for case in cases}
 
     def judge(replies: Replies, style: ChatStyle) -> Verdicts:
-        verdicts = tool_use.judge_all(by_id.values(), [replies[case] for case in by_id], style)
+        asked = [case for case in cases if case.id in replies]
+        verdicts = tool_use.judge_all(asked, [replies[case.id] for case in asked], style)
         groups = {"": verdicts, **tool_use.by_kind(verdicts)}
         measures = [measure for group, found in groups.items() for measure in _tool_use_measures(name, group, found)]
         examples = {
             case.id: Example(_question(case.conversation), _wanted(case), replies[case.id], _worth(verdicts[case.id]))
-            for case in by_id.values()
+            for case in asked
         }
         return Verdicts(tuple(measures), _account(groups), examples)
 
@@ -127,6 +129,7 @@ def teval_suite(files: Sequence[Path], limit: int | None, embed: teval.Embed | N
         TEVAL_NEW_TOKENS,
         lambda replies, style: judge_teval(teval_predictions(asked, replies), embed),
         asked,
+        unasked="count as wrong",
     )
 
 
@@ -136,10 +139,13 @@ def teval_id(file_name: str, key: str) -> str:
 
 
 def teval_predictions(asked: Mapping[str, Questions], replies: Replies) -> dict[str, dict[str, dict[str, Any]]]:
-    """The questions of each file with the replies to them, cut as T-Eval cuts them, in T-Eval's own form."""
+    """The questions of each file with the replies to them, cut as T-Eval cuts them, in T-Eval's own form.
+
+    A question that was too long to be asked gets an empty reply, which T-Eval counts as wrong.
+    """
     return {
         name: {
-            key: {**question, "prediction": teval.cut_reply(replies[teval_id(name, key)])}
+            key: {**question, "prediction": teval.cut_reply(replies.get(teval_id(name, key), ""))}
             for key, question in questions.items()
         }
         for name, questions in asked.items()

@@ -123,6 +123,8 @@ def _explanations(rows: Sequence[Row], before_name: str | None) -> Iterator[str]
         yield "unclear: the interval holds 0."
     if "too few" in verdicts:
         yield f"too few: under {FEWEST} cases, chance alone may turn all of them the same way."
+    if any(row.name == "HScore" for row in rows):
+        yield "H_ReAct, H_General: plain replies with a ReAct mark, or with talk of a call. HScore: 1 less their mean."
     if any(row.is_of_cases for row in rows):
         what = "the interval is" if before_name is None else "change and interval are"
         yield f"*: {what} of the mean over the cases, and the value is no such mean."

@@ -64,13 +64,13 @@ class Share(NamedTuple):
 
 
 def judge(case: Case, reply: str, style: ChatStyle) -> Verdict:
-    """Judge the first reply to a case that was asked in the style. Any text is a reply.
+    """Judge the first reply to a case that was asked in the style. Any text is a reply; an empty one calls nothing.
 
     A call that cannot be read is a call. The react style itself teaches the marks that Agent-H counts, so its cases
     with tools are left out of the format level.
     """
     tools = case.conversation.tools
-    read = parse_reply(reply, tools)
+    read = parse_reply(reply, tools, is_whole_offer=True)
     names, offered = [call.name for call in read.calls], {tool.name for tool in tools}
     calls = bool(names or read.problems)
     invented = any(name not in offered for name in names) or (calls and not tools)

@@ -1,7 +1,8 @@
 """Held-out cases for the embedded base: requests with values drawn anew, and what a right reply does.
 
-The seeds are apart from those of pre-training and of the sample corpus by construction: a case's generator is seeded
-with a text, theirs with numbers.
+Small talk has few wordings: half of the chat is drawn from those of the corpus, and some of it stands there word for
+word. The seeds are apart from those of pre-training and of the sample corpus by construction: a case's generator is
+seeded with a text, theirs with numbers.
 """
 
 from __future__ import annotations

@@ -9,12 +9,14 @@ double quantisation, and replies are greedy.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flanlite.conversation import Turn
+from flanlite.errors import FlanliteError
 from flanlite.prompt.replies import Reply, parse_reply
 from flanlite.prompt.template import choose_template, tokenize
 from flanlite.prompt.tokenizer import Tokenizer
@@ -122,7 +124,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300, help="cases for each kind of phrasing")
     parser.add_argument("--show", type=int, default=0, help="print this many wrong replies of each kind")
     options = parser.parse_args()
-    scores = score_all(cases(options.seed, options.count), greedy(*load(options.folder)))
+    try:
+        model = load(options.folder)
+    except FlanliteError as error:
+        sys.exit(f"Error: {error.message}\nHint: {error.hint}")
+    scores = score_all(cases(options.seed, options.count), greedy(*model))
     print(table(scores))
     shown: dict[str, int] = {}
     for score in scores:
