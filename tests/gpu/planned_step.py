@@ -100,6 +100,7 @@ def measure(case: Case, folder: Path, backend: str) -> dict[str, Any]:
     context, margin = (plan.parts[name] for name in ("CUDA context", "margin"))
     return {
         "measured": measured["peak_memory_bytes"],
+        "allocated": torch.cuda.max_memory_allocated(),
         "predicted": plan.peak_bytes - context - margin,
         "planned": plan.peak_bytes - context,
         "parts": plan.parts,
