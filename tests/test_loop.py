@@ -165,6 +165,23 @@ def test_a_reply_at_the_limit_of_tokens_says_that_it_is_cut() -> None:
     assert [(event.text, event.is_cut) for event in of_kind(exchange, Answer)] == [("A long", True)]
 
 
+@pytest.mark.parametrize(
+    "call",
+    ["Action: fail\nAction Input: /home/me/pro", "```bash\nfail --reason /home/me/pro", 'Action: fail(reason="/home")'],
+)
+def test_a_call_that_was_cut_at_the_limit_of_tokens_is_not_run(call: str) -> None:
+    model = ScriptedModel(f"{CALL}\n{call}jects", "I stop.")
+    exchange = run(model, settings=Settings(sampling=Sampling(max_new_tokens=len(f"{CALL}\n{call}"))))
+    assert [call.status for call in exchange.calls()] == ["done", "malformed"]
+    assert "Error: The reply was cut at the limit of new tokens." in model.asked[1].turns[-1].text
+
+
+def test_a_whole_call_is_run_though_what_follows_it_was_cut() -> None:
+    text = f"{CALL}\nNow I wait for the sum."
+    exchange = run(ScriptedModel(text, ANSWER), settings=Settings(sampling=Sampling(max_new_tokens=len(text) - 3)))
+    assert [call.status for call in exchange.calls()] == ["done"]
+
+
 def test_stop_ends_a_reply_and_a_running_tool() -> None:
     for model in (
         ScriptedModel("word " * 1000, pause_s=0.01),
@@ -215,6 +232,11 @@ def test_a_good_chat_becomes_training_data_and_a_bad_reply_in_it_is_not_trained(
     assert [turn.trained for turn in read.turns if turn.role == "assistant"] == [False, True, True]
     # What is trained is what was asked: the same texts.
     assert [turn.text for turn in read.turns] == [turn.text for turn in write_out(conversation, "react")]
+
+
+def test_an_answer_that_was_cut_is_not_trained() -> None:
+    exchange = run(ScriptedModel("A long answer."), settings=Settings(sampling=Sampling(max_new_tokens=6)))
+    assert not any(turn.trained for turn in as_conversation([exchange], "", TOOLS.tools).turns)
 
 
 def test_a_chat_without_an_answer_trains_nothing() -> None:

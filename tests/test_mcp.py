@@ -156,7 +156,7 @@ print(tools["process"].run({{}}), tools["cling"].run({{}}))
         (python("import sys; sys.exit('No key.')"), "ended before it answered.", "It said: No key."),
         (python("print('Hello')"), "ended before it answered.", "Run it by itself"),
         ("cat", "does not answer as MCP servers do: Method not found.", "Run it by itself"),
-        ("python 'x", "The command python 'x cannot be read: No closing quotation.", "Close its quotes."),
+        ("python 'x", "The MCP server's command cannot be read: No closing quotation.", "Close its quotes."),
         (" ", "The MCP server has no command.", "Give a command line or a URL."),
         ("http://127.0.0.1:9/mcp", "cannot be reached: All connection attempts failed.", "Check the address"),
     ],
@@ -166,6 +166,21 @@ def test_what_is_no_mcp_server_is_refused_in_a_sentence(spec: str, message: str,
         McpServer(spec)
     assert caught.value.message.endswith(message)
     assert caught.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("spec", "shown"),
+    [
+        ("env API_KEY=sekret false --fast", "env API_KEY=... false --fast ended"),
+        ("http://me:sekret@127.0.0.1:9/mcp?key=sekret", "http://...@127.0.0.1:9/mcp?key=... cannot be reached"),
+        ("env API_KEY='sekret", "The MCP server's command cannot be read"),
+    ],
+)
+def test_a_secret_that_a_server_is_given_is_not_told(spec: str, shown: str) -> None:
+    with pytest.raises(FlanliteError) as caught:
+        McpServer(spec)
+    assert caught.value.message.startswith(shown)
+    assert "sekret" not in caught.value.message
 
 
 def test_a_silent_server_is_given_up_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

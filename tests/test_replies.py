@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from flanlite.conversation import Conversation, Tool, ToolCall, Turn
 from flanlite.prompt.marks import LINES, TAGS
-from flanlite.prompt.replies import FENCES, KEYS, Reply, before_made_up_result, parse_reply
+from flanlite.prompt.replies import DECLINED, FENCES, KEYS, Reply, before_made_up_result, parse_reply
 from flanlite.prompt.toolcalls import as_text
 
 
@@ -55,12 +56,17 @@ def test_arguments_may_hold_lines_that_look_like_marks() -> None:
 def test_a_result_that_the_model_makes_up_is_ignored() -> None:
     text = "Action: f\nAction Input: {}\nObservation: 5\nThought: Good.\nAction: g\nAction Input: {}"
     assert parse_reply(text) == Reply(calls=(call("f"),))
-    assert before_made_up_result(text) == "Action: f\nAction Input: {}\n"
+    assert before_made_up_result(text, ()) == "Action: f\nAction Input: {}\n"
+
+
+def test_what_a_tool_on_offer_would_say_is_made_up_however_it_is_called() -> None:
+    called = '```python\nget_weather("Oslo")\n```\n'
+    assert before_made_up_result(f"{called}Observation: Rain.\nFinal Answer: Rain.", TOOLS) == called
 
 
 @pytest.mark.parametrize("text", ["Observation: 5", "I see.\nObservation: 5\nAction: f"])
 def test_an_observation_before_any_call_is_text(text: str) -> None:
-    assert before_made_up_result(text) == text
+    assert before_made_up_result(text, ()) == text
     assert parse_reply(text).calls == ((call("f"),) if "Action" in text else ())
 
 
@@ -95,6 +101,36 @@ def test_an_action_is_read_in_the_ways_that_data_sets_write_it(action: str, expe
     assert not parse_reply(f"Thought: I try.\n{action}").problems
 
 
+@pytest.mark.parametrize("reply", [
+    '**Thought:** I try.\n**Action:** look\n**Action Input:** {"place": "Oslo"}',
+    '**Thought**: I try.\n**Action**: `look`\n**Action Input**: {"place": "Oslo"}\n\n**Observation**: Rain.',
+    '### Thought: I try.\n### Action: look\n### Action Input: {"place": "Oslo"}',
+    '__Thought:__ I try.\n**Action: look**\n*Action Input:* {"place": "Oslo"}',
+])  # fmt: skip
+def test_marks_may_be_in_bold_or_headings(reply: str) -> None:
+    assert parse_reply(reply) == Reply("I try.", (call("look", place="Oslo"),))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Thought: x\nAction: None\nFinal Answer: Paris", Reply("x", answer="Paris")),
+        ("Action: N/A\nAction Input: None\nFinal Answer: Hi.", Reply("Action: N/A\nAction Input: None", answer="Hi.")),
+        ("Action: no tool needed", Reply(answer="Action: no tool needed")),
+        ("Action: None needed.\n\nParis.", Reply(answer="Paris.")),
+        ('{"action": "None", "action_input": ""}', Reply(answer='{"action": "None", "action_input": ""}')),
+        ("Action: note\nAction Input: {}", Reply(calls=(call("note"),))),
+        ("Action: no_op", Reply(calls=(call("no_op"),))),
+    ],
+)
+def test_an_action_that_is_none_is_no_call(text: str, expected: Reply) -> None:
+    assert parse_reply(text) == expected
+
+
+def test_a_tool_on_offer_may_be_named_none() -> None:
+    assert parse_reply("Action: None", (Tool("None"),)).calls == (call("None"),)
+
+
 def test_a_reply_in_a_fence_of_its_own_is_read() -> None:
     assert parse_reply("```\nThought: x\nAction: f\nAction Input: {}\n```") == Reply("x", (call("f"),))
 
@@ -109,6 +145,7 @@ def test_the_mark_of_a_thought_is_no_part_of_it(mark: str) -> None:
     [
         ("Thought: None is for that.\nFinal Answer: I cannot.", Reply("None is for that.", answer="I cannot.")),
         ("Thought: x\nFinal Answer: Steps:\nAction: stir", Reply("x", answer="Steps:\nAction: stir")),
+        ("**Thought:** x\n**Final Answer:** **Yes**", Reply("x", answer="**Yes**")),
         ("Thought: x\nAction: finish[Yes]", Reply("x", answer="Yes")),
         ('Thought: x\nAction: Finish["The Wizard"]\nObservation: Over.', Reply("x", answer="The Wizard")),
         ("Think: x\n\nAct: answer(220)", Reply("x", answer="220")),
@@ -243,6 +280,27 @@ def test_a_fence_that_holds_no_call_is_part_of_the_answer(fence: str) -> None:
     assert parse_reply(text) == Reply(answer=text)
 
 
+@pytest.mark.parametrize(
+    "fence",
+    [
+        "python\nplt.figure(figsize=(10, 6))",
+        "bash\npytest --cov mypkg",
+        "yaml\nname: web\nargs: [--port, '80']",
+        "\nplt.show(block=True)",
+    ],
+)
+def test_code_that_calls_no_tool_on_offer_is_an_example_where_the_offer_is_known(fence: str) -> None:
+    text = f"Use this:\n```{fence}\n```"
+    assert parse_reply(text, TOOLS).calls
+    assert parse_reply(text, TOOLS, is_whole_offer=True) == Reply(answer=text)
+    assert parse_reply(text, is_whole_offer=True) == Reply(answer=text)
+
+
+@pytest.mark.parametrize("fence", ['json\n{"name": "f", "arguments": {}}', "tool_code\nf(a=1)"])
+def test_a_call_in_a_form_made_for_calls_is_one_whatever_is_on_offer(fence: str) -> None:
+    assert [call.name for call in parse_reply(f"```{fence}\n```", is_whole_offer=True).calls] == ["f"]
+
+
 # Arguments by position
 
 
@@ -259,6 +317,15 @@ def test_a_fence_that_holds_no_call_is_part_of_the_answer(fence: str) -> None:
         ('Action: route("Oslo", "Rome", by_car=True)', call("route", start="Oslo", end="Rome", by_car=True)),
         ("Action: route(Oslo, Rome, true)", call("route", start="Oslo", end="Rome", by_car=True)),
         ("Action: get_time\nAction Input: None", call("get_time")),
+        ("Action: get_weather\nAction Input: None", call("get_weather")),
+        ("Action: get_weather(null)", call("get_weather")),
+        ("Action: get_weather\nAction Input: city=Oslo", call("get_weather", city="Oslo")),
+        (
+            "Action: get_weather\nAction Input: City: Oslo, Norway, days: 3",
+            call("get_weather", city="Oslo, Norway", days=3),
+        ),
+        ("Action: search\nAction Input: what: a query", call("search", query="what: a query")),
+        ('Action: search\nAction Input: "{\\"query\\": \\"who\\"}"', call("search", query="who")),
         ('{"action": "route", "args": ["Oslo", 7]}', call("route", start="Oslo", end="7")),
         ("Act: search\n```\nSELECT 1\n```", call("search", query="SELECT 1")),
     ],
@@ -383,6 +450,8 @@ def test_every_call_that_is_written_reads_back(calls: list[ToolCall], thought: s
     (turn,) = as_text(Conversation((Turn("assistant", thought, tuple(calls)),)), style)
     offered = tuple(tool(call.name, a="string") for call in calls)
     assert parse_reply(turn.text, offered) == Reply(thought, tuple(calls))
+    # `Action: None` calls nothing where no such tool is known.
+    assume(not any(DECLINED.fullmatch(call.name) for call in calls))
     assert parse_reply(turn.text) == Reply(thought, tuple(calls))
 
 
@@ -398,6 +467,9 @@ OWN_REPLIES = st.builds(
 @example('```json\n{"name": "f", "arguments": {"``` ": "```"}}\n```')
 @example('Action: f\nAction Input: {"a": "[TOOL_CALLS] {}", "b": "<tool_call>"}')
 @example("It is [this] <b>, so\nI Act.")
+@example("**Thought:** x\n**Action:** f\n**Action Input:** {}\n## Observation: 1")
+@example("**Note:** *this*\n# Act one\n**Final Answer**: 42")
+@example("Thought: x\nAction: None\nFinal Answer: 42")
 @example("Here:\n```python\nimport os\n```\nThat is all.")
 @example("- Action\n- Final Answer, at last\nThought of the day: none.")
 def test_what_a_beginning_shows_is_never_taken_back(text: str) -> None:
@@ -413,13 +485,13 @@ def test_what_a_beginning_shows_is_never_taken_back(text: str) -> None:
 
 @given(text=st.text() | TEXT_AND_MARKS)
 def test_any_text_can_be_read(text: str) -> None:
-    for offered in ((), TOOLS):
-        reply = parse_reply(text, offered)
+    for offered, is_whole_offer in product(((), TOOLS), (False, True)):
+        reply = parse_reply(text, offered, is_whole_offer=is_whole_offer)
         assert bool(reply.calls or reply.problems) == (reply.answer is None)
         assert all(call.name for call in reply.calls)
         json.dumps([call.arguments for call in reply.calls])
         assert not parse_reply(text, offered, is_whole=False).problems
-    assert text.startswith(before_made_up_result(text))
+    assert text.startswith(before_made_up_result(text, TOOLS))
 
 
 @pytest.mark.parametrize(

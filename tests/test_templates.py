@@ -265,6 +265,29 @@ def test_a_template_that_rewrites_a_turn_is_refused_with_the_reason(tmp_path):
         template.render([user("a"), assistant("<think>hm</think>\n\nb")])
 
 
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}<|im_end|>{% endfor %}", "leaves out"),
+        ("{{ messages[0].content + nothing.at_all }}<|im_end|>", "'nothing' is undefined"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{% for i in range(999999999) %}{% endfor %}", "Range too big"),
+    ],
+)
+def test_a_template_that_cannot_be_used_says_what_to_choose(tmp_path, source, reason):
+    tokenizer = Tokenizer.load(byte_level_folder(tmp_path, source, None, "<|im_end|>"))
+    with pytest.raises(FlanliteError, match=f"The base's chat template .*{reason}") as raised:
+        choose_template("auto", tokenizer)
+    assert raised.value.hint == "Choose template=llama2."
+
+
+def test_a_template_that_asks_for_the_date_is_told_the_same_one_every_day(tmp_path):
+    source = (TEMPLATES / "chatml.jinja").read_text(encoding="utf-8").rstrip("\n")
+    dated = "{{ strftime_now('%d %b %Y') }} " + source
+    template = choose_template("auto", Tokenizer.load(byte_level_folder(tmp_path, dated, None, "<|im_end|>")))
+    assert template.render([user("a"), assistant("b")])[0].text.startswith("26 Jul 2024<|im_start|>")
+
+
 def test_a_base_without_a_chat_template_says_what_to_choose(tmp_path):
     tokenizer = Tokenizer.load(byte_level_folder(tmp_path, "", "<s>", "</s>"))
     with pytest.raises(FlanliteError, match="no chat template"):

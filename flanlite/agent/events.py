@@ -78,10 +78,14 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Wrote:
-    """The whole reply of a step, as the model wrote it: what it reads of itself in the next one."""
+    """The whole reply of a step, as the model wrote it: what it reads of itself in the next one.
+
+    `is_cut` where the limit of new tokens ended it.
+    """
 
     step: int
     text: str
+    is_cut: bool = False
     index: int = 0
 
 
@@ -170,7 +174,7 @@ def as_conversation(exchanges: Iterable[Exchange], system: str, tools: Sequence[
     """What the model is asked to continue: replies as it wrote them, observations as the tools returned them.
 
     Exchanges that ended without an answer are left out. A reply is trained, should the conversation become data, where
-    its exchange came to an answer and each of its calls is well formed and of a tool that is on offer.
+    its exchange came to an answer, it was not cut, and each of its calls is well formed and of a tool on offer.
     """
     names = {tool.name for tool in tools}
     turns = [Turn("system", system)] if system.strip() else []
@@ -185,7 +189,8 @@ def as_conversation(exchanges: Iterable[Exchange], system: str, tools: Sequence[
 
 def _is_sound(events: Sequence[Event], names: Collection[str]) -> bool:
     calls = [event for event in events if isinstance(event, Call)]
-    return all(call.call.name in names and call.status != "malformed" for call in calls)
+    is_cut = any(isinstance(event, Wrote) and event.is_cut for event in events)
+    return not is_cut and all(call.call.name in names and call.status != "malformed" for call in calls)
 
 
 def _turns_of_step(events: Sequence[Event], *, is_trained: bool) -> list[Turn]:

@@ -101,16 +101,22 @@ def _one_step(
     if stop.is_set():
         yield Stopped(step)
         return
-    yield Wrote(step, text)
-    reply = _readable(parse_reply(text, toolbox.tools))
+    yield Wrote(step, text, generation.is_cut)
+    reply = _readable(_read(text, toolbox))
     if reply.thought:
         yield Thought(step, reply.thought, is_done=True)
     if reply.answer is not None:
         yield Answer(step, reply.answer, is_done=True, is_cut=generation.is_cut)
         return
-    yield from _called(toolbox, reply, step, stop, is_cut=generation.is_cut)
+    if generation.is_cut:
+        reply = _as_cut(reply, len(_read(text, toolbox, is_whole=False).calls))
+    yield from _called(toolbox, reply, step, stop)
     if stop.is_set():
         yield Stopped(step)
+
+
+def _read(text: str, toolbox: Toolbox, *, is_whole: bool = True) -> Reply:
+    return parse_reply(text, toolbox.tools, is_whole=is_whole, is_whole_offer=True)
 
 
 def _written(generation: Generation, toolbox: Toolbox, step: int) -> Generator[Event, None, str]:
@@ -125,10 +131,10 @@ def _written(generation: Generation, toolbox: Toolbox, step: int) -> Generator[E
         if not text:
             yield Waiting(step, 0)
         text += well_formed(piece)
-        kept = before_made_up_result(text)
+        kept = before_made_up_result(text, toolbox.tools)
         if kept != text:
             return kept
-        reply = parse_reply(text, toolbox.tools, is_whole=False)
+        reply = _read(text, toolbox, is_whole=False)
         if reply.thought:
             yield Thought(step, reply.thought)
         if reply.answer:
@@ -148,9 +154,16 @@ def _readable(reply: Reply) -> Reply:
     return replace(reply, calls=tuple(calls), problems=tuple(problems))
 
 
-def _called(toolbox: Toolbox, reply: Reply, step: int, stop: threading.Event, *, is_cut: bool) -> Iterator[Event]:
+def _as_cut(reply: Reply, whole: int) -> Reply:
+    """The reply with all calls behind the first `whole` ones malformed: what is there of them may be a part."""
+    parts = tuple(ToolCall(call.name, call.arguments_json()) for call in reply.calls[whole:])
+    problems = ("The reply was cut at the limit of new tokens.", *reply.problems)
+    return replace(reply, calls=reply.calls[:whole] + parts, problems=problems)
+
+
+def _called(toolbox: Toolbox, reply: Reply, step: int, stop: threading.Event) -> Iterator[Event]:
     """Run the reply's calls side by side, and tell of each as it begins and ends."""
-    problem = " ".join(("The reply was cut at the limit of new tokens.",) * is_cut + reply.problems)
+    problem = " ".join(reply.problems)
     calls = reply.calls[:MAX_CALLS] or (ToolCall("", ""),)
     left_out = len(reply.calls) - len(calls)
     outcomes: queue.SimpleQueue[tuple[int, Outcome]] = queue.SimpleQueue()

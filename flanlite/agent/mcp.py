@@ -10,10 +10,11 @@ import atexit
 import json
 import logging
 import math
+import re
 import shlex
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
 
 START_S = 20.0
 CLOSE_S = 10.0
+
+SECRETS = re.compile(r"(?<==).+|(?<=//)[^?#]+(?=@)|(?<=: ).+|(?<=authorization:).+", re.DOTALL | re.IGNORECASE)
+"""What a word of a command or a URL may hide: a value behind `NAME=` or `Header: `, name and password before a host."""
+
+SECRET_OPTION = re.compile(r"-[^=]*(?:key|token|secret|passw|auth|bearer)[^=]*", re.IGNORECASE)
+"""An option whose value, the next word, is hidden as a whole."""
 
 # What goes wrong is said by the errors; without a handler, Python would print the package's log beside them.
 logging.getLogger("mcp").addHandler(logging.NullHandler())
@@ -63,12 +70,13 @@ class McpServer:
             ) from error
         self._spec = spec
         self._command = [] if spec.startswith(("http://", "https://")) else _split(spec)
+        self._shown = _without_secrets(self._command or [spec])
         # Opened to append, so that reading it does not move the place where the server writes.
         self._stderr = tempfile.TemporaryFile("a+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._loop = asyncio.new_event_loop()
         self._scope: Future[anyio.CancelScope] = Future()
         self._is_ready: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, name=f"MCP server {spec}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"MCP server {self._shown}", daemon=True)
         self._thread.start()
         atexit.register(self.close)
         try:
@@ -145,7 +153,7 @@ class McpServer:
             await anyio.sleep_forever()
 
     def _place(self) -> str:
-        return Path(self._command[0]).name if self._command else urlsplit(self._spec).netloc
+        return Path(self._command[0]).name if self._command else urlsplit(self._shown).netloc.rpartition("@")[2]
 
     def _bound(self, tool: mcp_types.Tool) -> BoundTool:
         return BoundTool(
@@ -192,8 +200,9 @@ class McpServer:
         elif isinstance(failure, MCPError) and failure.code == CONNECTION_CLOSED:
             problem = "ended before it answered"
         else:
-            problem = f"does not answer as MCP servers do: {next(iter(str(failure).splitlines()), '')}"
-        return FlanliteError(f"{self._spec} {problem.rstrip('.')}.", self._hint())
+            said = next(iter(str(failure).splitlines()), "").replace(self._spec, self._shown)
+            problem = f"does not answer as MCP servers do: {said}"
+        return FlanliteError(f"{self._shown} {problem.rstrip('.')}.", self._hint())
 
     def _hint(self) -> str:
         if not self._command:
@@ -207,10 +216,18 @@ def _split(command: str) -> list[str]:
     try:
         parts = shlex.split(command)
     except ValueError as error:
-        raise FlanliteError(f"The command {command} cannot be read: {error}.", "Close its quotes.") from error
+        raise FlanliteError(f"The MCP server's command cannot be read: {error}.", "Close its quotes.") from error
     if not parts:
         raise FlanliteError("The MCP server has no command.", "Give a command line or a URL.")
     return parts
+
+
+def _without_secrets(words: Sequence[str]) -> str:
+    """The words in a line, with `...` for what they may hide."""
+    return " ".join(
+        "..." if SECRET_OPTION.fullmatch(before) else SECRETS.sub("...", word)
+        for before, word in zip(["", *words], words, strict=False)
+    )
 
 
 def _as_text(result: mcp_types.CallToolResult) -> str:

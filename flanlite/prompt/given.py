@@ -23,8 +23,17 @@ def as_arguments(given: Any, tool: Tool | None, *, in_words: bool = True) -> Map
     if not isinstance(given, str):
         values = given if isinstance(given, list) else [given]
         return by_position(values, tool) if tool else json.dumps(given, ensure_ascii=False)
-    text = given.strip()
+    text = _unquoted(given.strip())
     return _worded(text, tool) if in_words and not text.startswith("{") else _object(text)
+
+
+def _unquoted(text: str) -> str:
+    """The JSON object that stands in JSON's quotes once more, or the text as it is."""
+    with suppress(ValueError):
+        value, end = json_value(text)
+        if isinstance(value, str) and value.lstrip().startswith("{") and end == len(text):
+            return value.strip()
+    return text
 
 
 def _object(text: str) -> Mapping[str, Any]:
@@ -51,7 +60,8 @@ def _worded(text: str, tool: Tool | None) -> Mapping[str, Any] | str:
         if tool and not named and len(values) == 1 and _is_text_like_a_number(values[0], tool):
             raise ValueError("no number, but words")
     except ValueError:
-        values, named = _values_in_words(text, tool), {}
+        named = _named_in_words(text, tool) if tool else {}
+        values = [] if named else _values_in_words(text, tool)
     if tool:
         return by_position(values, tool) | named
     return text if values else named
@@ -64,6 +74,20 @@ def _is_text_like_a_number(value: Any, tool: Tool) -> bool:
     return is_text and isinstance(value, int | float | None)
 
 
+def _named_in_words(text: str, tool: Tool) -> dict[str, Any]:
+    """The values of `city: Oslo, days=three`, where the text begins with the name of a parameter; none otherwise."""
+    names = "|".join(re.escape(name) for name in parameters(tool)) or r"(?!)"
+    before, *given = re.split(rf"(?:^|[,\n])\s*({names})\s*[=:]", text, flags=re.IGNORECASE)
+    values = (without_quotes(value.strip()) for value in given[1::2])
+    return {} if before else as_typed(dict(zip(given[::2], values, strict=True)), tool)
+
+
+def without_quotes(text: str) -> str:
+    """The text without the one pair of quotes around it, or as it is."""
+    quoted = re.fullmatch(r"([\"'])((?:(?!\1).)*)\1", text, re.DOTALL)
+    return quoted[2] if quoted else text
+
+
 def _values_in_words(text: str, tool: Tool | None) -> list[str]:
     required = tool.parameters.get("required") or () if tool else ()
     is_one = len(parameters(tool)) == 1 or len(required) == 1
@@ -71,9 +95,9 @@ def _values_in_words(text: str, tool: Tool | None) -> list[str]:
 
 
 def by_position(values: Sequence[Any], tool: Tool) -> dict[str, Any]:
-    """Values in order under the tool's names for them. Raises ValueError where it has fewer."""
+    """Values in order under the tool's names for them; None alone is no value. Raises ValueError where it has fewer."""
     names = parameters(tool)
-    if not names and values == [None]:
+    if values == [None]:
         return {}
     if len(values) > len(names):
         raise ValueError(f"{len(values)} values for {len(names)} parameters")

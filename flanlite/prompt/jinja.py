@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +26,9 @@ from flanlite.prompt.tokenizer import Tokenizer
 
 STAND_IN = "\ue000{}\ue001"
 STAND_INS = re.compile("\ue000(\\d+)\ue001")
+
+TODAY = date(2024, 7, 26)
+"""What a template that asks for the date is told, else every day's training set were another one; Llama 3's own."""
 
 
 class Jinja:
@@ -51,13 +55,18 @@ class Jinja:
         self._special = re.compile("|".join(re.escape(token) for token in tokenizer.special_tokens) or r"(?!)")
         self._shape = lru_cache(maxsize=1024)(self._shape_of)
         self._takes_system = self._find_out_about_system()
-        closing = self._special.search(self._shape(("user", "assistant"), False)[-1])
+        try:
+            closing = self._special.search(self._shape(("user", "assistant"), False)[-1])
+            headers = self._plain_headers(tokenizer.special_tokens)
+        except ValueError as error:
+            reason = str(error).rstrip(".")
+            raise FlanliteError(f"{reason[0].upper()}{reason[1:]}.", "Choose template=llama2.") from error
         if closing is None:
             raise FlanliteError(
                 "The base's chat template ends an assistant turn with no control token, so generation could not stop.",
                 "Choose template=llama2, or a base whose template ends its turns.",
             )
-        self.marks = tokenizer.special_tokens + self._plain_headers(tokenizer.special_tokens)
+        self.marks = tokenizer.special_tokens + headers
         stops = (tokenizer.id_of(closing[0]), tokenizer.find_id(tokenizer.eos_token))
         self.stop_ids = tuple(dict.fromkeys(stop for stop in stops if stop is not None))
 
@@ -132,7 +141,7 @@ class Jinja:
                 enable_thinking=False,
                 **self._names,
             )
-        except (jinja2.TemplateError, TypeError) as error:
+        except Exception as error:  # a template is a program of somebody else's
             raise ValueError(f"the base's chat template refuses the conversation: {error}") from error
 
     def _plain_headers(self, special_tokens: Sequence[str]) -> tuple[str, ...]:
@@ -185,7 +194,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
-    # No strftime_now: today's date in a prompt would make every day's training set another one.
+    environment.globals["strftime_now"] = TODAY.strftime
     return environment
 
 

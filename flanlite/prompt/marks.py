@@ -18,27 +18,33 @@ LINES: Mapping[str, tuple[str, ...]] = {
 }
 """The words that, with a colon, begin a part at the start of a line; compared without case."""
 
+BEFORE_WORD = r"(?:[ \t#_]|\*(?![ \t]))*+"
+COLON = r"[ \t*_]*+:(?:[*_]++(?=\s|\Z))?+[ \t]*+"
+"""What stands around a mark's word on its line: the word may be plain, a heading or in bold, but no item of a list."""
+
 TAGS = ("<tool_call>", "<functioncall>", "<function_call>", "[TOOL_CALLS]")
 
 _LINE = "|".join(f"(?P<{kind}>{'|'.join(map(re.escape, words))})" for kind, words in LINES.items())
 _ANY_LINE = "|".join(re.escape(word) for words in LINES.values() for word in words)
 _ELEMENT = r"Answer:[ \t]*+(?P<element>\w++)\.?[ \t]*\n[ \t]*+(?=Action:)"
+_ANY_MARK = rf"{BEFORE_WORD}(?:{_ANY_LINE}){COLON}"
 _MARK = re.compile(
     r"(?P<json>\A\s*+(?=(?:\[\s*+)?\{\s*+[\"']))"
     rf"|(?P<tag>{'|'.join(map(re.escape, TAGS))})"
     # A fence without a language may as well stand around the whole reply, and is no mark then.
-    rf"|(?:^[ \t]*+|(?<=:)|(?<=:[ ]))```[ \t]*+(?P<fence>[^\s`]++|(?!\n\s*+(?:{_ANY_LINE})[ \t]*+:))[^`\n]*$"
-    rf"|^[ \t]*+(?:{_ELEMENT})?(?:{_LINE})[ \t]*+:[ \t]*+",
+    rf"|(?:^[ \t]*+|(?<=:)|(?<=:[ ]))```[ \t]*+(?P<fence>[^\s`]++|(?!\n\s*+{_ANY_MARK}))[^`\n]*$"
+    rf"|^{BEFORE_WORD}(?:{_ELEMENT})?(?:{_LINE}){COLON}",
     re.MULTILINE | re.IGNORECASE,
 )
 _CLOSING = re.compile(r"```[ \t\r]*$", re.MULTILINE)
-_THOUGHT = re.compile(rf"\s*+(?:```\s*+)?(?:(?:{'|'.join(LINES['thought'])})[ \t]*+:|\Z)", re.IGNORECASE)
+_THOUGHT = re.compile(rf"\s*+(?:```\s*+)?(?:{BEFORE_WORD}(?:{'|'.join(LINES['thought'])}){COLON}|\Z)", re.IGNORECASE)
 _BEFORE_JSON = re.compile(r"\s*+(?=[\[{])")
+_OPENED = re.compile(r"[ \t#]*+(?P<opening>[*_]++)[^*_]++")
 _BEGUN_JSON = re.compile(r"\s*+\[?\s*+\{?\s*+")
 
 
 class Part(NamedTuple):
-    """A mark and the text up to the next one.
+    """A mark and the text up to the next one, which begins at `begin`.
 
     `detail` is a fence's language, or the element of a page that an action is for; `argument` is the part that an
     action is called with. More text cannot change a part that is complete.
@@ -46,6 +52,7 @@ class Part(NamedTuple):
 
     kind: str
     start: int
+    begin: int
     content: str
     detail: str
     is_complete: bool
@@ -88,8 +95,17 @@ def _marked(text: str, is_whole: bool) -> Iterator[Part]:
         if end is None:
             end = following.start() if following else len(text)
         detail = mark["fence"] or mark["element"] or ""
-        yield Part(kind, mark.start(), text[mark.end() : end], detail, is_complete or following is not None)
+        content = text[mark.end() : end]
+        if kind == "final" and (opened := _OPENED.fullmatch(mark[0])):
+            content = _closed(content, opened["opening"])
+        yield Part(kind, mark.start(), mark.end(), content, detail, is_complete or following is not None)
         mark = following
+
+
+def _closed(content: str, opening: str) -> str:
+    """The content without what closes, behind its first line, the bold face that was opened before the mark."""
+    line, newline, rest = content.partition("\n")
+    return line.rstrip().rstrip(opening) + newline + rest
 
 
 def _extent(text: str, kind: str, start: int, is_whole: bool) -> tuple[int | None, int, bool]:
@@ -116,14 +132,19 @@ def settled(text: str) -> str:
     if fence.endswith("```"):
         text = fence.rstrip("`")
     start = text.rfind("\n") + 1
-    line = text[start:].lstrip(" \t").lower()
-    words = (f"{word}:".lower() for words in LINES.values() for word in words)
-    if line and (line.startswith("```") or any(word.startswith(line) for word in (*words, "```"))):
+    line = text[start:].strip(" \t")
+    words = (_bare(f"{word}:") for words in LINES.values() for word in words)
+    if line and (line.startswith("```") or any(word.startswith(_bare(line)) for word in (*words, "```"))):
         return text[:start]
     tail = max(text.rfind("<"), text.rfind("["))
     if tail >= 0 and any(tag.lower().startswith(text[tail:].lower()) for tag in TAGS):
         return text[:tail]
     return "" if _BEGUN_JSON.fullmatch(text) else text
+
+
+def _bare(line: str) -> str:
+    """A line without case and what may stand around and within a mark's words."""
+    return re.sub(r"[ \t#*_]", "", line).lower()
 
 
 def has_thought_mark(text: str) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from flanlite.conversation import Tool, ToolCall
-from flanlite.prompt.given import as_arguments, as_typed, by_position, parameters, plain
+from flanlite.prompt.given import as_arguments, as_typed, by_position, parameters, plain, without_quotes
 from flanlite.prompt.marks import Part, has_thought_mark, parts, settled, without_thought_mark
 from flanlite.prompt.syntax import json_value, misspelled_json_value, python_calls, shell_calls, typed, yaml_value
 
@@ -39,6 +39,12 @@ Arguments are an object, or its JSON as a text; an input may be the tool's one a
 
 ENDINGS = frozenset({"finish", "finishaction", "finalaction", "finalanswer", "answer"})
 """Tools that a model is taught to answer with; where one is on offer, it is a tool like any other."""
+
+DECLINED = re.compile(r"(?:n/?a|null|no|none|not|nothing)(?:[.,:;!]?\s.*|[.!])?", re.IGNORECASE | re.DOTALL)
+"""The names of an action that is none, such as `None` and `no tool needed`; where one is on offer, it is a tool."""
+
+NAME = re.compile(r"[\w.:/-]+")
+"""The shape of a tool's name. Some data sets act in words, such as `go to cabinet 1`; answers have words there, too."""
 
 CODE_KEYS = {"sql": "sql", "bash": "command", "sh": "command"}
 """The argument that a fence behind an action holds, by the fence's language, where no tool of that name says it."""
@@ -74,12 +80,13 @@ class _Found(NamedTuple):
     thought: str = ""
 
 
-def parse_reply(text: str, tools: Sequence[Tool] = (), *, is_whole: bool = True) -> Reply:
+def parse_reply(text: str, tools: Sequence[Tool] = (), *, is_whole: bool = True, is_whole_offer: bool = False) -> Reply:
     """Read an assistant's text in any of the forms. Text without a call is an answer.
 
     `tools` are those on offer, where they are known: they name arguments given by position and decide where code may
-    or may not be a call. Calls of other tools are read all the same. Arguments that cannot be read are kept as raw
-    text, and a sentence in `problems` says why.
+    or may not be a call. Calls of other tools are read all the same, but with `is_whole_offer`, where there are no
+    other tools, code that calls one is an example in an answer, and so are words behind `Action:`. Arguments that
+    cannot be read are kept as raw text, and a sentence in `problems` says why.
 
     Without `is_whole` the text is the beginning of a reply that is still being written: only what more text cannot take
     back is shown, and no problems.
@@ -87,34 +94,59 @@ def parse_reply(text: str, tools: Sequence[Tool] = (), *, is_whole: bool = True)
     offered = {tool.name: tool for tool in tools}
     text = text if is_whole else settled(text)
     found: list[_Found] = []
+    declined: Part | None = None
     start = len(text)
     is_thought = not is_whole and has_thought_mark(text)
     for part in parts(text, is_whole=is_whole):
-        if part.kind == "final" and not found:
-            return Reply(without_thought_mark(text[: part.start]), (), part.content.strip())
         if part.kind == "observation" and found:
             break
         if not is_whole and not part.is_complete and _may_call(part):
             start = min(start, part.start)
             is_thought = is_thought or part.kind == "action"
             break
-        if calls := _calls_in(part, offered):
+        if calls := _calls_in(part, offered, is_whole_offer):
             start = min(start, part.start)
             found += calls
+        elif not found and (final := _final(part)):
+            return Reply(without_thought_mark(text[: part.start]), (), final.content.strip())
+        elif _is_declined(part, offered):
+            declined = declined or part
     before = without_thought_mark(text[:start])
     if found:
         return _reply(before, found, offered, is_whole)
+    if declined:
+        return _declining(text, declined, is_whole)
     return Reply(before) if is_thought else Reply(answer=before)
 
 
-def before_made_up_result(text: str) -> str:
-    """The reply up to the line, behind a call, with which the model begins to make up what the tool returns."""
+def before_made_up_result(text: str, tools: Sequence[Tool]) -> str:
+    """The reply up to the line, behind a call, with which the model begins to make up what the tool returns.
+
+    `tools` are all that there are on offer.
+    """
+    offered = {tool.name: tool for tool in tools}
     has_called = False
     for part in parts(text):
         if part.kind == "observation" and has_called:
             return text[: part.start]
-        has_called = has_called or bool(_calls_in(part, {}))
+        has_called = has_called or bool(_calls_in(part, offered, True))
     return text
+
+
+def _final(part: Part) -> Part | None:
+    """The answer that a part is, or that stands behind an action that is none."""
+    return next((each for each in (part, part.argument) if each and each.kind == "final"), None)
+
+
+def _declining(text: str, action: Part, is_whole: bool) -> Reply:
+    """A reply with an action that is none: a thought ends there, and what stands behind the action is the answer."""
+    last = action.argument if action.argument and action.argument.kind == "input" else action
+    thought, behind = without_thought_mark(text[: action.start]), text[last.begin :].strip().partition("\n")[2].strip()
+    if not is_whole:
+        return Reply(thought)
+    # Without the mark of a thought, what stands before the action may as well be a part of the answer.
+    is_apart = behind and (has_thought_mark(text) or not thought)
+    return Reply(thought, (), behind) if is_apart else Reply(answer=without_thought_mark(text))
 
 
 def _reply(before: str, found: Sequence[_Found], offered: Offered, is_whole: bool) -> Reply:
@@ -134,8 +166,7 @@ def _reply(before: str, found: Sequence[_Found], offered: Offered, is_whole: boo
 def _answer(arguments: Mapping[str, Any] | str) -> str:
     """All that a call to finish says, but for the type of its ending."""
     if isinstance(arguments, str):
-        quoted = re.fullmatch(r"([\"'])((?:(?!\1).)*)\1", arguments, re.DOTALL)
-        return quoted[2] if quoted else arguments
+        return without_quotes(arguments)
     said = [value for key, value in arguments.items() if plain(key) != "returntype"]
     return "\n".join(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in said)
 
@@ -143,12 +174,36 @@ def _answer(arguments: Mapping[str, Any] | str) -> str:
 # Readers: the calls in a part, or none where it is text
 
 
-def _calls_in(part: Part, offered: Offered) -> list[_Found]:
+def _calls_in(part: Part, offered: Offered, is_whole_offer: bool) -> list[_Found]:
+    found = _read(part, offered, is_whole_offer)
+    return [each for each in found if not _declines(each.call, offered)]
+
+
+def _declines(call: ToolCall | None, offered: Offered) -> bool:
+    """Whether a call is of no tool, and has no arguments but words."""
+    is_bare = call is not None and (isinstance(call.arguments, str) or not call.arguments)
+    return call is not None and is_bare and _is_none(call.name, offered)
+
+
+def _is_declined(part: Part, offered: Offered) -> bool:
+    return part.kind == "action" and _is_none(_name_and_brackets(part.content.strip())[0], offered)
+
+
+def _is_none(name: str, offered: Offered) -> bool:
+    return name not in offered and DECLINED.fullmatch(name) is not None
+
+
+def _is_in_words(name: str, offered: Offered) -> bool:
+    """Whether an action tells what is done, as in `I called the bank`, rather than names a tool, be it misspelled."""
+    return not NAME.fullmatch(name) and plain(name) not in ENDINGS.union(map(plain, offered))
+
+
+def _read(part: Part, offered: Offered, is_whole_offer: bool) -> list[_Found]:
     match part.kind:
         case "action":
-            return _read_action(part, offered)
+            return _read_action(part, offered, is_whole_offer)
         case "fence":
-            return _read_fence(part, offered)
+            return _read_fence(part, offered, is_whole_offer)
         case "json":
             return _read_json(part.content, offered)
         case "tag":
@@ -164,7 +219,7 @@ def _may_call(part: Part) -> bool:
     return any("\n" not in code or form.begins.match(code) for form in FENCES.get(part.detail.lower(), ()))
 
 
-def _read_action(part: Part, offered: Offered) -> list[_Found]:
+def _read_action(part: Part, offered: Offered, is_whole_offer: bool) -> list[_Found]:
     """`Action: name`, with its arguments in an `Action Input:`, in brackets, in a fence or in a `Value:`."""
     text = part.content.strip()
     kind, behind = (part.argument.kind, part.argument.content) if part.argument else ("", "")
@@ -174,6 +229,8 @@ def _read_action(part: Part, offered: Offered) -> list[_Found]:
     name, given = _name_and_brackets(text)
     if kind == "input" or (kind == "final" and plain(name) in ENDINGS):
         return [_call(name, behind, offered)]
+    if not given and (_is_none(name, offered) or (is_whole_offer and _is_in_words(name, offered))):
+        return []
     if part.argument and kind == "fence" and not given:
         return [_call(name, _code_argument(part.argument, name, offered), offered)]
     if part.detail:
@@ -209,10 +266,13 @@ def _code_argument(fence: Part, name: str, offered: Offered) -> Any:
     return {names[0] if names and key not in names else key: code}
 
 
-def _read_fence(fence: Part, offered: Offered) -> list[_Found]:
+def _read_fence(fence: Part, offered: Offered, is_whole_offer: bool = False) -> list[_Found]:
     code = textwrap.dedent(fence.content)
     for form in FENCES.get(fence.detail.lower(), ()):
-        if found := form.read(code, offered):
+        found = form.read(code, offered)
+        names = {each.call.name for each in found if each.call}
+        is_example = is_whole_offer and form.is_in_answers and names.isdisjoint(offered)
+        if found and not is_example:
             return found
     return []
 
@@ -325,20 +385,22 @@ def _malformed(name: str, raw: str, reason: object, offered: Offered) -> _Found:
 
 
 class _Form(NamedTuple):
-    """How code in a fence is read, and how a call begins in it."""
+    """How code in a fence is read, how a call begins in it, and whether answers show such code, too."""
 
     read: Callable[[str, Offered], list[_Found]]
     begins: re.Pattern[str]
+    is_in_answers: bool = True
 
 
-_AS_JSON = _Form(_read_json, re.compile(r"[\[{]"))
+_AS_JSON = _Form(_read_json, re.compile(r"[\[{]"), is_in_answers=False)
 _AS_PYTHON = _Form(_read_python, re.compile(r"[\w.]+\s*\("))
 _AS_BASH = _Form(_read_bash, re.compile(r"[\w.]+[ \t]*(?:--|\\?\n)|#"))
 _AS_YAML = _Form(_read_yaml, re.compile(r"[\w\"' -]+:"))
 FENCES: Mapping[str, tuple[_Form, ...]] = {
     "": (_AS_JSON, _AS_PYTHON),
     "json": (_AS_JSON,), "tool_call": (_AS_JSON,),
-    "python": (_AS_PYTHON,), "py": (_AS_PYTHON,), "tool_code": (_AS_PYTHON,),
+    "python": (_AS_PYTHON,), "py": (_AS_PYTHON,),
+    "tool_code": (_AS_PYTHON._replace(is_in_answers=False),),
     "bash": (_AS_BASH,), "sh": (_AS_BASH,), "shell": (_AS_BASH,),
     "yaml": (_AS_YAML,), "yml": (_AS_YAML,),
 }  # fmt: skip
