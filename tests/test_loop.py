@@ -239,6 +239,13 @@ def test_an_answer_that_was_cut_is_not_trained() -> None:
     assert not any(turn.trained for turn in as_conversation([exchange], "", TOOLS.tools).turns)
 
 
+def test_a_reply_that_was_cut_behind_its_call_is_not_trained() -> None:
+    text = f"{CALL}\nNow I wait for the sum."
+    exchange = run(ScriptedModel(text, ANSWER), settings=Settings(sampling=Sampling(max_new_tokens=len(text) - 3)))
+    turns = as_conversation([exchange], "", TOOLS.tools).turns
+    assert [turn.trained for turn in turns if turn.role == "assistant"] == [False, True]
+
+
 def test_a_chat_without_an_answer_trains_nothing() -> None:
     exchange = run(ScriptedModel(CALL), settings=Settings(max_steps=1))
     assert not any(turn.trained for turn in as_conversation([exchange], "", TOOLS.tools).turns)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,23 @@ def server(request: pytest.FixtureRequest) -> Iterator[McpServer]:
     if request.param == "stdio":
         yield request.getfixturevalue("started")
         return
+    with (
+        served(request.param) as port,
+        McpServer(f"http://127.0.0.1:{port}/{'sse' if request.param == 'sse' else 'mcp'}") as server,
+    ):
+        yield server
+
+
+@contextmanager
+def served(transport: str) -> Iterator[int]:
+    """The port of this machine where the server answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, str(PROGRAM), request.param, str(port)])
+    process = subprocess.Popen([sys.executable, str(PROGRAM), transport, str(port)])
     try:
         wait_for(port)
-        with McpServer(f"http://127.0.0.1:{port}/{'sse' if request.param == 'sse' else 'mcp'}") as server:
-            yield server
+        yield port
     finally:
         process.kill()
         process.wait()
@@ -173,6 +183,10 @@ def test_what_is_no_mcp_server_is_refused_in_a_sentence(spec: str, message: str,
     [
         ("env API_KEY=sekret false --fast", "env API_KEY=... false --fast ended"),
         ("http://me:sekret@127.0.0.1:9/mcp?key=sekret", "http://...@127.0.0.1:9/mcp?key=... cannot be reached"),
+        ("http://me:sek@se/kret@127.0.0.1:9/mcp", "http://...@127.0.0.1:9/mcp "),
+        ("false --api-token sekret --fast", "false --api-token ... --fast ended"),
+        ("false -H 'Authorization: Bearer sekret'", "false -H Authorization:... ended"),
+        ("false -H 'X-Key: sekret'", "false -H X-Key: ... ended"),
         ("env API_KEY='sekret", "The MCP server's command cannot be read"),
     ],
 )
@@ -181,6 +195,12 @@ def test_a_secret_that_a_server_is_given_is_not_told(spec: str, shown: str) -> N
         McpServer(spec)
     assert caught.value.message.startswith(shown)
     assert "sekret" not in caught.value.message
+
+
+def test_a_server_without_a_name_is_called_by_its_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp.Client.server_info", None)
+    with served("streamable-http") as port, McpServer(f"http://me:sekret@127.0.0.1:{port}/mcp") as server:
+        assert server.name == f"127.0.0.1:{port}"
 
 
 def test_a_silent_server_is_given_up_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

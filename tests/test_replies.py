@@ -118,9 +118,15 @@ def test_marks_may_be_in_bold_or_headings(reply: str) -> None:
         ("Action: N/A\nAction Input: None\nFinal Answer: Hi.", Reply("Action: N/A\nAction Input: None", answer="Hi.")),
         ("Action: no tool needed", Reply(answer="Action: no tool needed")),
         ("Action: None needed.\n\nParis.", Reply(answer="Paris.")),
+        ("Thought: x\nAction: None needed.\nI say Paris.", Reply("x", answer="I say Paris.")),
+        ("Thought: x\nAction: None\nAction Input: None\nParis.", Reply("x", answer="Paris.")),
+        ("Thought: x\nAction: None\n```python\na\n```", Reply("x", answer="```python\na\n```")),
+        ("I x.\nAction: No one came.\nI y.", Reply(answer="I x.\nAction: No one came.\nI y.")),
         ('{"action": "None", "action_input": ""}', Reply(answer='{"action": "None", "action_input": ""}')),
         ("Action: note\nAction Input: {}", Reply(calls=(call("note"),))),
         ("Action: no_op", Reply(calls=(call("no_op"),))),
+        ("Action: no-reply", Reply(calls=(call("no-reply"),))),
+        ('Action: no\nAction Input: {"a": 1}', Reply(calls=(call("no", a=1),))),
     ],
 )
 def test_an_action_that_is_none_is_no_call(text: str, expected: Reply) -> None:
@@ -146,6 +152,7 @@ def test_the_mark_of_a_thought_is_no_part_of_it(mark: str) -> None:
         ("Thought: None is for that.\nFinal Answer: I cannot.", Reply("None is for that.", answer="I cannot.")),
         ("Thought: x\nFinal Answer: Steps:\nAction: stir", Reply("x", answer="Steps:\nAction: stir")),
         ("**Thought:** x\n**Final Answer:** **Yes**", Reply("x", answer="**Yes**")),
+        ("**Final Answer: 4**\nIt is **even**", Reply(answer="4\nIt is **even**")),
         ("Thought: x\nAction: finish[Yes]", Reply("x", answer="Yes")),
         ('Thought: x\nAction: Finish["The Wizard"]\nObservation: Over.', Reply("x", answer="The Wizard")),
         ("Think: x\n\nAct: answer(220)", Reply("x", answer="220")),
@@ -296,6 +303,34 @@ def test_code_that_calls_no_tool_on_offer_is_an_example_where_the_offer_is_known
     assert parse_reply(text, is_whole_offer=True) == Reply(answer=text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "**Task:** I had to mend it.\n\n**Action:** I held meetings and cut the budget.\n\n**Result:** Sales rose.",
+        "### Action: Review your contracts\nCancel some.\n### Action: Call the bank",
+        "Do this:\n* **Action:** Call\n* **Observation:** Note what they say.",
+        "**Action:** I wrote this:\n```python\nprint(1)\n```",
+    ],
+)
+def test_words_behind_an_action_are_an_answer_where_the_offer_is_known(text: str) -> None:
+    assert parse_reply(text, TOOLS, is_whole_offer=True) == Reply(answer=text)
+    assert parse_reply(text, is_whole_offer=True) == Reply(answer=text)
+    assert before_made_up_result(text, TOOLS) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('**Action:** search\n**Action Input:** {"query": "a"}', call("search", query="a")),
+        ("**Action:** fly", call("fly")),
+        ("**Action:** Get time", call("Get time")),
+        ('Action: call the bank\nAction Input: {"a": 1}', call("call the bank", a=1)),
+    ],
+)
+def test_an_action_with_a_name_or_an_input_is_a_call_where_the_offer_is_known(text: str, expected: ToolCall) -> None:
+    assert parse_reply(text, TOOLS, is_whole_offer=True).calls == (expected,)
+
+
 @pytest.mark.parametrize("fence", ['json\n{"name": "f", "arguments": {}}', "tool_code\nf(a=1)"])
 def test_a_call_in_a_form_made_for_calls_is_one_whatever_is_on_offer(fence: str) -> None:
     assert [call.name for call in parse_reply(f"```{fence}\n```", is_whole_offer=True).calls] == ["f"]
@@ -324,6 +359,7 @@ def test_a_call_in_a_form_made_for_calls_is_one_whatever_is_on_offer(fence: str)
             "Action: get_weather\nAction Input: City: Oslo, Norway, days: 3",
             call("get_weather", city="Oslo, Norway", days=3),
         ),
+        ("Action: get_weather\nAction Input: city: \"Oslo\", days: '3'", call("get_weather", city="Oslo", days=3)),
         ("Action: search\nAction Input: what: a query", call("search", query="what: a query")),
         ('Action: search\nAction Input: "{\\"query\\": \\"who\\"}"', call("search", query="who")),
         ('{"action": "route", "args": ["Oslo", 7]}', call("route", start="Oslo", end="7")),
@@ -470,6 +506,8 @@ OWN_REPLIES = st.builds(
 @example("**Thought:** x\n**Action:** f\n**Action Input:** {}\n## Observation: 1")
 @example("**Note:** *this*\n# Act one\n**Final Answer**: 42")
 @example("Thought: x\nAction: None\nFinal Answer: 42")
+@example("Thought: x\nAction: None\nSo\nObservation: 1\nit is 42.")
+@example("**Final Answer: 42**\nIndeed.")
 @example("Here:\n```python\nimport os\n```\nThat is all.")
 @example("- Action\n- Final Answer, at last\nThought of the day: none.")
 def test_what_a_beginning_shows_is_never_taken_back(text: str) -> None:
