@@ -38,7 +38,7 @@ peft        the gradients of the MLP; with dropout an input's                   
             behind a kept layer, its own are not gone yet                           4sH + sT
 
 All this was compared, to a few MiB, with what torch's own allocator gave out for unsloth 2026.10.9 and for peft, on the
-true widths of seven bases, in torch 2.11 for CUDA with its kernels left out; and what is saved, with the tensors of
+true widths of ten bases, in torch 2.11 for CUDA with its kernels left out; and what is saved, with the tensors of
 models on a CPU. Attention by xformers and flash-attn is reckoned from the source. What a real card adds, CUDA's own
 share, has not been measured yet, hence the margin.
 """
