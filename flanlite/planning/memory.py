@@ -39,8 +39,9 @@ peft        the gradients of the MLP; with dropout an input's                   
 
 All this was compared with what torch's own allocator gave out, on the true widths of ten bases, in torch 2.11 for CUDA
 with its kernels left out: unsloth 2026.10.9 took what is said here to 0.1%, peft up to 1.3% less, and unsloth in torch
-2.13 up to 4.5% less. What is saved was compared with the tensors of models on a CPU. Attention by xformers and flash-attn is reckoned from the source. What a real card adds, CUDA's own
-share, has not been measured yet, hence the margin.
+2.13 up to 4.5% less. What is saved was compared with the tensors of models on a CPU. Attention by xformers and
+flash-attn is reckoned from the source. What a real card adds, CUDA's own share, has not been measured yet, hence the
+margin.
 """
 
 from __future__ import annotations
